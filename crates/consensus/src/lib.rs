@@ -1,0 +1,3 @@
+//! The replicated log: one generic Raft group, built twice. The only crate that names openraft.
+
+pub mod types;

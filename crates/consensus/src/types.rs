@@ -1,0 +1,81 @@
+//! The types that openraft is built with here, and their encoding in the log and between peers.
+
+use std::{fmt, sync::Arc};
+
+use openraft::impls::leader_id_std;
+use serde::{Deserialize, Serialize};
+use state::{command::Batch, ids::NodeId, outcome::Outcome};
+
+openraft::declare_raft_types!(
+    /// Both groups' openraft types.
+    pub TypeConfig:
+        D = Proposal,
+        R = Reply,
+        NodeId = MemberId,
+        Node = Peer,
+        LeaderId = leader_id_std::LeaderId<u64, MemberId>,
+);
+
+/// A member of a Raft group. In the `values` group the incarnation is 0; in the `cache` group every process start
+/// and every drop takes a new one, so that a member that forgot its vote never comes back as itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MemberId {
+    /// The node.
+    pub node: NodeId,
+    /// The process's incarnation.
+    pub incarnation: u64,
+}
+
+impl From<u64> for MemberId {
+    fn from(node: u64) -> Self {
+        Self { node: NodeId(node), incarnation: 0 }
+    }
+}
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.node, self.incarnation)
+    }
+}
+
+/// Where a member is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its peer listener, as `host:port`; empty for a single node, which has none.
+    pub address: String,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+/// What one normal log entry carries. Shared, since the log, the state machine and every peer's stream hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal(pub Arc<Batch>);
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands", self.0.commands.len())
+    }
+}
+
+/// What applying one entry answers: one outcome a command, in order; none for blank and membership entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply(pub Vec<Outcome>);
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} outcomes", self.0.len())
+    }
+}
+
+/// An entry of the log.
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+/// The id of an entry.
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+/// A vote.
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// A membership with the id of the entry that set it.
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;

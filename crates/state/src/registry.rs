@@ -1,0 +1,38 @@
+//! The registry of the cache group, kept in the `values` group: which generation runs, on which nodes, and which
+//! process of each node belongs to it (`design.md` section 4).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeId;
+
+/// One node's standing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// In the node set, but never registered: it counts in the set, and not as out.
+    Unregistered,
+    /// Registered, and no member of the running generation: its former member has ended.
+    Out {
+        /// The process's incarnation.
+        incarnation: u64,
+    },
+    /// A member of the generation.
+    In {
+        /// The generation.
+        generation: u64,
+        /// The process's incarnation.
+        incarnation: u64,
+    },
+}
+
+/// The whole registry: one row.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryState {
+    /// The running generation; 0 before the first.
+    pub generation: u64,
+    /// The last incarnation given out. Incarnations never repeat, over all nodes.
+    pub last_incarnation: u64,
+    /// The node set S with each node's standing.
+    pub nodes: BTreeMap<NodeId, Standing>,
+}

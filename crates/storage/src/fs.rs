@@ -1,0 +1,38 @@
+//! The disk, as the layers above see it. Everything that reaches a file goes through [`Disk`], so that tests and
+//! the simulator can lose, tear, delay and fail what they like.
+
+use std::{io, path::Path, sync::Arc};
+
+/// A file system directory tree.
+pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Creates a file, or empties the one that is there, with mode 0600.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Renames a file, replacing the target. Durable only after [`Disk::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file. Durable only after [`Disk::sync_dir`].
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// The names of the files in a directory, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Creates a directory and its parents, with mode 0700.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes creations, renames and removals in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// An open file. All methods take an offset: there is no cursor.
+pub trait File: Send + Sync + std::fmt::Debug + 'static {
+    /// The file's length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `out` from `offset`, or fails with `UnexpectedEof`.
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `data` at `offset`.
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Cuts or extends the file; new bytes read as zero, with no space behind them.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves space so that writes below `len` cannot fail with `StorageFull`. Keeps the content; the file's length becomes at least `len`.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Returns when all that was written is durable (fdatasync).
+    fn sync_data(&self) -> io::Result<()>;
+}

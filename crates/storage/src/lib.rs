@@ -1,0 +1,8 @@
+//! Bytes: an ordered map with atomic transactions, in memory ([`memory`]) and durable ([`disk`]).
+//!
+//! This crate knows nothing of keys, tenants, quotas or Raft. `state` says what the rows mean.
+
+pub mod engine;
+pub mod fs;
+
+pub use engine::{Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View};
