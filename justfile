@@ -20,4 +20,5 @@ crash N="1000":
 
 # The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
 bench:
-    bench/run.sh
+    cargo build --release --bin insid
+    bench/run.py
