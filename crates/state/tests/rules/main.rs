@@ -1,0 +1,11 @@
+//! The rules from outside: transcripts, a plain model, and snapshots, over every engine and both keyspaces.
+
+#![allow(clippy::unwrap_used)]
+
+mod engine;
+mod grouping;
+mod host;
+mod model;
+mod random;
+mod scripts;
+mod snapshots;
