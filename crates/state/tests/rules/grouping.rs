@@ -9,7 +9,7 @@ use crate::{
 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn grouping_changes_nothing(entries in vec(batch(), 0..30), group_entries in 2..9_usize, cache in any::<bool>()) {

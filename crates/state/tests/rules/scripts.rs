@@ -175,6 +175,7 @@ impl<H: Host> Runner<H> {
             }
             (Keyspace::Cache, "scope" | "quota") => {
                 self.quotas.insert(scope(tenant), limits(quota).bytes_on_disk);
+                self.entry(Payload::Blank)?; // so that positions are the same too
                 Ok("Accepted".into())
             }
             (Keyspace::Cache, _) => {
