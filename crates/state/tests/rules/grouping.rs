@@ -4,18 +4,20 @@ use proptest::{collection::vec, prelude::*};
 use state::{applied::Applied, apply::Payload, command::Batch, ids::Keyspace, outcome::Outcome};
 
 use crate::{
-    host::{Host, PlainHost},
+    host::{DiskHost, Host, MemoryHost, PlainHost},
     random::{batch, position},
 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn grouping_changes_nothing(entries in vec(batch(), 0..30), group_entries in 2..9_usize, cache in any::<bool>()) {
+    fn grouping_and_engine_change_nothing(entries in vec(batch(), 0..30), group_entries in 2..9_usize, cache in any::<bool>()) {
         let keyspace = if cache { Keyspace::Cache } else { Keyspace::Values };
         let one_by_one = run::<PlainHost>(keyspace, &entries, 1);
         prop_assert_eq!(&one_by_one, &run::<PlainHost>(keyspace, &entries, group_entries));
+        prop_assert_eq!(&one_by_one, &run::<MemoryHost>(keyspace, &entries, group_entries));
+        prop_assert_eq!(&one_by_one, &run::<DiskHost>(keyspace, &entries, group_entries));
     }
 }
 

@@ -1,7 +1,11 @@
 //! Random histories against the model, with checkpoints, crashes and snapshots between them. After every step the
 //! books must equal a recount, and everything that can be read must equal the model.
 
-use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestCaseError, TestRunner},
+};
 use state::{
     apply::{Payload, StateMachine},
     command::{Admin, Batch, Cleanup, Command, Condition, Data, KeyRef, Write},
@@ -14,22 +18,43 @@ use storage::Engine;
 use uuid::Uuid;
 
 use crate::{
-    host::{Host, PlainHost},
+    host::{DiskHost, Host, MemoryHost, PlainHost},
     model::Model,
 };
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+#[test]
+fn values_on_the_plain_engine() {
+    follow_random::<PlainHost>(Keyspace::Values, 512);
+}
 
-    #[test]
-    fn values_follow_the_model(steps in vec(step(), 1..40)) {
-        follow::<PlainHost>(Keyspace::Values, &steps)?;
-    }
+#[test]
+fn cache_on_the_plain_engine() {
+    follow_random::<PlainHost>(Keyspace::Cache, 512);
+}
 
-    #[test]
-    fn cache_follows_the_model(steps in vec(step(), 1..40)) {
-        follow::<PlainHost>(Keyspace::Cache, &steps)?;
-    }
+#[test]
+fn values_on_the_memory_engine() {
+    follow_random::<MemoryHost>(Keyspace::Values, 128);
+}
+
+#[test]
+fn cache_on_the_memory_engine() {
+    follow_random::<MemoryHost>(Keyspace::Cache, 128);
+}
+
+#[test]
+fn values_on_the_disk_engine() {
+    follow_random::<DiskHost>(Keyspace::Values, 128);
+}
+
+#[test]
+fn cache_on_the_disk_engine() {
+    follow_random::<DiskHost>(Keyspace::Cache, 64);
+}
+
+fn follow_random<H: Host>(keyspace: Keyspace, cases: u32) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config).run(&vec(step(), 1..40), |steps| follow::<H>(keyspace, &steps)).unwrap();
 }
 
 /// What happens next to a node.

@@ -18,7 +18,7 @@ use state::{
 use storage::{Engine, KeyRange, Read};
 use uuid::Uuid;
 
-use crate::host::{Host, PlainHost};
+use crate::host::{DiskHost, Host, MemoryHost, PlainHost};
 
 type Answer = Result<String, Box<dyn Error>>;
 
@@ -30,6 +30,26 @@ fn values_on_the_plain_engine() {
 #[test]
 fn cache_on_the_plain_engine() {
     run_all::<PlainHost>(Keyspace::Cache);
+}
+
+#[test]
+fn values_on_the_memory_engine() {
+    run_all::<MemoryHost>(Keyspace::Values);
+}
+
+#[test]
+fn cache_on_the_memory_engine() {
+    run_all::<MemoryHost>(Keyspace::Cache);
+}
+
+#[test]
+fn values_on_the_disk_engine() {
+    run_all::<DiskHost>(Keyspace::Values);
+}
+
+#[test]
+fn cache_on_the_disk_engine() {
+    run_all::<DiskHost>(Keyspace::Cache);
 }
 
 fn run_all<H: Host>(keyspace: Keyspace) {
