@@ -6,6 +6,7 @@ mod engine;
 mod grouping;
 mod host;
 mod model;
+mod opening;
 mod random;
 mod scripts;
 mod snapshots;

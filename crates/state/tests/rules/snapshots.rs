@@ -110,6 +110,21 @@ fn frames_that_are_lost_doubled_or_swapped_are_noticed() {
 }
 
 #[test]
+fn good_frames_of_different_states_are_no_snapshot() {
+    let ours = export(&filled(Keyspace::Values, 300, 10_000));
+    let others = export(&filled(Keyspace::Values, 300, 10_001));
+    assert_eq!(ours.len(), others.len());
+    for index in 0..ours.len() - 1 {
+        let mut mixed = ours.clone();
+        mixed[index] = others[index].clone();
+        assert!(refused(&mixed.concat()).contains("hash to"));
+    }
+    let mut short = export(&filled(Keyspace::Values, 299, 10_000));
+    *short.last_mut().unwrap() = ours.last().unwrap().clone();
+    assert!(refused(&short.concat()).contains("trailer says otherwise"));
+}
+
+#[test]
 fn what_is_no_snapshot_of_this_store_is_refused() {
     assert!(refused(&[]).contains("empty"));
     assert!(refused(&export(&filled(Keyspace::Cache, 3, 5)).concat()).contains("other store"));
