@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
 mod engine;
 mod grouping;
 mod host;
@@ -10,3 +11,4 @@ mod opening;
 mod random;
 mod scripts;
 mod snapshots;
+mod words;
