@@ -27,7 +27,7 @@ impl Policy {
         if !error.is_retry_safe() || is_rate_limit || tried >= self.tries_max.max(nodes) {
             return None;
         }
-        if matches!(error, Error::Unreachable { .. }) && tried % nodes != 0 {
+        if matches!(error, Error::Unreachable { .. }) && !tried.is_multiple_of(nodes) {
             return Some(Duration::ZERO);
         }
         let rounds = (tried.div_ceil(nodes) - 1).min(16);
