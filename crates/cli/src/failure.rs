@@ -178,7 +178,8 @@ fn exit_of_code(code: Code) -> Exit {
         | Code::UrlTooLong
         | Code::EncodedBody
         | Code::HeadersTooLarge => Exit::Usage,
-        Code::Internal
+        Code::BodyTimeout
+        | Code::Internal
         | Code::NoLeader
         | Code::NoQuorum
         | Code::Overloaded
@@ -221,6 +222,7 @@ fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
             return Some(format!("nothing was done; try again in {wait_seconds} s"));
         }
         Code::DiskFull | Code::MemoryFull => "nothing was done; the service's operator has to make room",
+        Code::BodyTimeout => "nothing was done: the connection is slow, try again",
         Code::Internal => "the server's log says more",
         Code::MalformedBody
         | Code::InvalidParameter

@@ -107,6 +107,43 @@ impl Admin {
         Ok(self.client.read_json::<response::Entities>(&call).await?.entities)
     }
 
+    /// Whether the node can serve a linearizable read. Needs no key. Asks one node, once.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn is_ready(&self) -> Result<bool, Error> {
+        let call = Call::new(Listener::Private, Effect::Read, Method::GET, path::READYZ).probe();
+        match self.client.send(&call).await {
+            Ok(_) => Ok(true),
+            Err(Error::Refused(refusal)) if refusal.status == 503 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a node's process answers at all. Needs no key. Asks one node, once.
+    ///
+    /// # Errors
+    /// See [`Error`]: [`Error::Unreachable`] is the usual one.
+    pub async fn live(&self) -> Result<(), Error> {
+        let call = Call::new(Listener::Private, Effect::Read, Method::GET, path::LIVEZ).probe();
+        self.client.send(&call).await.map(drop)
+    }
+
+    /// The node's metrics, in Prometheus's text format. Needs no key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let call = Call::new(Listener::Private, Effect::Read, Method::GET, path::METRICS);
+        let success = self.client.send(&call).await?;
+        match String::from_utf8(success.body) {
+            Ok(text) => Ok(text),
+            Err(_) => {
+                Err(Error::UnexpectedAnswer { node: success.node, status: success.status, reason: "but not in UTF-8" })
+            }
+        }
+    }
+
     /// The answering node's operations per second.
     ///
     /// # Errors

@@ -6,7 +6,6 @@ use reqwest::header::HeaderMap;
 
 /// A payload and what the answer's headers say about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
 pub struct Answer<T> {
     /// The payload.
     pub value: T,

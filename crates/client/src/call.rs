@@ -34,13 +34,21 @@ pub(crate) struct Call {
     pub(crate) query: Vec<(&'static str, String)>,
     /// A JSON body.
     pub(crate) body: Option<Bytes>,
+    /// Whether a refusal is itself the answer that is looked for, so that nothing is tried twice.
+    pub(crate) is_probe: bool,
 }
 
 impl Call {
     /// A call without query and body; `route` lies below the API's base path.
     pub(crate) fn new(listener: Listener, effect: Effect, method: Method, route: &str) -> Self {
         let path = format!("{}{route}", api::path::BASE);
-        Self { listener, effect, method, path, query: Vec::new(), body: None }
+        Self { listener, effect, method, path, query: Vec::new(), body: None, is_probe: false }
+    }
+
+    /// The same call, tried once.
+    pub(crate) fn probe(mut self) -> Self {
+        self.is_probe = true;
+        self
     }
 
     /// The same call with a parameter in its query.

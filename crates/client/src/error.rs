@@ -106,7 +106,7 @@ impl Error {
     #[must_use]
     pub fn is_retry_safe(&self) -> bool {
         match self {
-            Self::Refused(refusal) => matches!(refusal.status, 429 | 502 | 503 | 504),
+            Self::Refused(refusal) => matches!(refusal.status, 408 | 429 | 502 | 503 | 504),
             Self::Unreachable { .. } | Self::Interrupted { .. } => true,
             Self::Config(_) | Self::OutcomeUnknown { .. } | Self::UnexpectedAnswer { .. } => false,
         }

@@ -66,8 +66,8 @@ impl Transport {
                 Err(error) => error,
             };
             match self.policy.pause(tried, nodes.urls.len(), &error) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(error),
+                Some(pause) if !call.is_probe => tokio::time::sleep(pause).await,
+                Some(_) | None => return Err(error),
             }
         }
     }
