@@ -14,8 +14,6 @@ pub(crate) enum Reply {
     Answer { status: u16, headers: Vec<(&'static str, String)>, body: String },
     /// The request is read, and the connection closed without an answer.
     HangUp,
-    /// The request is read, and nothing follows until the client goes away.
-    Silence,
 }
 
 impl Reply {
@@ -147,11 +145,6 @@ fn serve(connection: Box<dyn Connection>, script: &Script) {
         let reply = script.replies.lock().unwrap().pop_front();
         match reply.unwrap_or_else(|| Reply::json(418, "the script is over")) {
             Reply::HangUp => return,
-            Reply::Silence => {
-                // Ends when the client closes.
-                let _ = connection.read(&mut [0]);
-                return;
-            }
             Reply::Answer { status, headers, body } => {
                 let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
                 let text = format!("HTTP/1.1 {status} S\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
