@@ -32,7 +32,7 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> Result<Exit,
                 out.json(&response::Alias { alias })?;
             } else {
                 out.line(&alias)?;
-                out.remark("The alias is shown this once: keep it now.");
+                out.remark("The alias is shown this once: keep it now.")?;
             }
         }
         Command::Delete { alias } => {

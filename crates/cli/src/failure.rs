@@ -169,6 +169,7 @@ fn exit_of_code(code: Code) -> Exit {
         | Code::RateLimited
         | Code::AddressRateLimited => Exit::Refused,
         Code::MalformedBody
+        | Code::MalformedRequest
         | Code::InvalidParameter
         | Code::KeyEmpty
         | Code::KeyTooLarge
@@ -178,7 +179,8 @@ fn exit_of_code(code: Code) -> Exit {
         | Code::UrlTooLong
         | Code::EncodedBody
         | Code::HeadersTooLarge => Exit::Usage,
-        Code::BodyTimeout
+        Code::HeadTimeout
+        | Code::BodyTimeout
         | Code::Internal
         | Code::NoLeader
         | Code::NoQuorum
@@ -222,9 +224,10 @@ fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
             return Some(format!("nothing was done; try again in {wait_seconds} s"));
         }
         Code::DiskFull | Code::MemoryFull => "nothing was done; the service's operator has to make room",
-        Code::BodyTimeout => "nothing was done: the connection is slow, try again",
+        Code::HeadTimeout | Code::BodyTimeout => "nothing was done: the connection is slow, try again",
         Code::Internal => "the server's log says more",
         Code::MalformedBody
+        | Code::MalformedRequest
         | Code::InvalidParameter
         | Code::KeyEmpty
         | Code::KeyTooLarge

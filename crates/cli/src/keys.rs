@@ -110,7 +110,7 @@ fn print_created(created: &response::CreatedKey, out: &mut Output) -> Result<(),
         return Ok(out.json(created)?);
     }
     out.line(&format!("name  {}\nuuid  {}\nkey   {}", created.key_name, created.key_uuid, created.key))?;
-    out.remark("The key is shown this once: keep it now.");
+    out.remark("The key is shown this once: keep it now.")?;
     Ok(())
 }
 

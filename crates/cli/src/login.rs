@@ -49,7 +49,7 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> Result<Exit,
     if session.out.json {
         session.out.json(&Saved { profile: &name, path: &path })?;
     } else {
-        session.out.remark(&format!("Saved as profile `{name}` in {}", path.display()));
+        session.out.remark(&format!("Saved as profile `{name}` in {}", path.display()))?;
     }
     Ok(Exit::Done)
 }

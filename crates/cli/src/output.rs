@@ -63,19 +63,19 @@ impl Output {
         self.line(&table.trim_fmt())
     }
 
-    /// A remark for people: on standard error, and not beside JSON.
-    pub(crate) fn remark(&mut self, text: &str) {
+    /// A remark for people, below what is printed so far: on standard error, and not beside JSON.
+    pub(crate) fn remark(&mut self, text: &str) -> io::Result<()> {
         if !self.json {
+            self.flush()?;
             // With standard error closed, nobody is there to read it.
             let _ = writeln!(io::stderr(), "{text}");
         }
+        Ok(())
     }
 
     /// A remark that only makes sense to somebody who reads along.
-    pub(crate) fn terminal_remark(&mut self, text: &str) {
-        if self.is_terminal {
-            self.remark(text);
-        }
+    pub(crate) fn terminal_remark(&mut self, text: &str) -> io::Result<()> {
+        if self.is_terminal { self.remark(text) } else { Ok(()) }
     }
 
     /// Hands everything over. What is left unflushed when the program ends is lost without a word.

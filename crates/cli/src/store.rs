@@ -187,7 +187,7 @@ fn print_value(answer: Answer<Option<String>>, out: &mut Output) -> Result<Exit,
     } else {
         match answer.value {
             Some(value) => out.value(&value)?,
-            None => out.remark("no such key"),
+            None => out.remark("no such key")?,
         }
     }
     Ok(exit)
@@ -198,7 +198,7 @@ fn print_done(answer: Answer<bool>, otherwise: &str, out: &mut Output) -> Result
     if out.json {
         out.json(&Report::from(answer.map(|done| Done { done })))?;
     } else if !answer.value {
-        out.remark(otherwise);
+        out.remark(otherwise)?;
     }
     Ok(exit)
 }
@@ -224,7 +224,9 @@ async fn print_keys<S: Keyspace>(list: List, store: &Store<S>, out: &mut Output)
     match (out.json, printed) {
         (true, 0) => out.line("[]")?,
         (true, _) => out.line("]")?,
-        (false, _) if printed == keys_max => out.terminal_remark("there may be more: --after the last key, or --all"),
+        (false, _) if printed == keys_max => {
+            out.terminal_remark("there may be more: --after the last key, or --all")?
+        }
         (false, _) => {}
     }
     Ok(Exit::Done)

@@ -58,11 +58,15 @@ impl Transport {
         loop {
             let index = (first + tried as usize) % nodes.urls.len();
             tried += 1;
-            let error = match self.follow(call, call.url(&nodes.urls[index])).await {
-                Ok(success) => {
-                    nodes.preferred.store(index, Ordering::Relaxed);
-                    return Ok(success);
-                }
+            let result = self.follow(call, call.url(&nodes.urls[index])).await;
+            let is_answered = result
+                .as_ref()
+                .map_or_else(|error| error.refusal().is_some_and(|refusal| refusal.status < 500), |_| true);
+            if is_answered {
+                nodes.preferred.store(index, Ordering::Relaxed);
+            }
+            let error = match result {
+                Ok(success) => return Ok(success),
                 Err(error) => error,
             };
             match self.policy.pause(tried, nodes.urls.len(), &error) {

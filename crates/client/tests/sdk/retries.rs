@@ -79,6 +79,7 @@ async fn retry_after_is_waited_for_unless_it_is_too_long() {
 #[tokio::test]
 async fn a_node_that_cannot_be_reached_is_passed_over_and_the_one_that_answered_is_kept() {
     let server = Server::start([Reply::json(200, "{}"), found()]);
+    // More nodes than `tries_max`: each gets its one try.
     let values = client(&[nowhere(), nowhere(), nowhere(), nowhere(), nowhere(), server.url()]).values();
     values.set("k", "v").await.unwrap();
     values.get("k").await.unwrap();
