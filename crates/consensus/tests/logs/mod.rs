@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_docs)]
 
+pub mod session;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
