@@ -64,6 +64,8 @@ codes! {
     RouteNotFound = "route_not_found", 404;
     /// The route does not take this method.
     MethodNotAllowed = "method_not_allowed", 405;
+    /// The request's body did not arrive in time; nothing was done.
+    BodyTimeout = "body_timeout", 408;
     /// setnx: the key exists.
     KeyExists = "key_exists", 409;
     /// cas: the value differs, or the key is absent.

@@ -45,3 +45,10 @@ pub const ADMIN_ENTITIES: &str = "/admin/insight/entities";
 pub const ADMIN_ENTITY_BY_ALIAS: &str = "/admin/insight/entity_by_alias";
 /// Operations per second.
 pub const ADMIN_OPS: &str = "/admin/metrics/ops";
+
+/// Whether the process lives; needs no key.
+pub const LIVEZ: &str = "/livez";
+/// Whether the node can serve a linearizable read; needs no key.
+pub const READYZ: &str = "/readyz";
+/// Prometheus metrics; needs no key.
+pub const METRICS: &str = "/metrics";
