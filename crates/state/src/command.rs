@@ -177,3 +177,37 @@ pub enum Registry {
         generation: u64,
     },
 }
+
+impl Command {
+    /// About how many bytes the command takes in memory and in the log: what queues and batches count.
+    pub fn weight_bytes(&self) -> usize {
+        /// Ids, lengths and the like, rounded up.
+        const OVERHEAD_BYTES: usize = 128;
+        match self {
+            Self::Data(data) => OVERHEAD_BYTES + data.writes.iter().map(Write::weight_bytes).sum::<usize>(),
+            Self::Admin(Admin::CreateKey { name, .. }) => OVERHEAD_BYTES + name.len(),
+            Self::Admin(_) | Self::Cleanup(_) | Self::Registry(_) => OVERHEAD_BYTES,
+        }
+    }
+}
+
+impl Write {
+    fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, condition } => {
+                key.as_bytes().len() + value.as_bytes().len() + condition.weight_bytes()
+            }
+            Self::Delete { key, condition } => key.as_bytes().len() + condition.weight_bytes(),
+            Self::Bump { key, .. } => key.as_bytes().len(),
+        }
+    }
+}
+
+impl Condition {
+    fn weight_bytes(&self) -> usize {
+        match self {
+            Self::ValueIs(value) => value.as_bytes().len(),
+            Self::Always | Self::Absent | Self::RevisionIs(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+# `just` lists the verbs.
+_default:
+    @just --list
+
+# The whole gate, as CI runs it: format, lints, docs, tests.
+test:
+    ./test.sh
+
+# A node to try things on: data in ./insidb-data.
+dev *ARGS:
+    cargo run --release --bin insid -- dev {{ARGS}}
+
+# What the dependency tree may hold.
+deny:
+    cargo deny check bans licenses sources
+
+# Kill the server at random moments and check that nothing acknowledged is lost; N rounds.
+crash N="1000":
+    INSIDB_CRASH_ROUNDS={{N}} cargo nextest run --release -p insidb-server --test crash --no-capture
+
+# The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
+bench:
+    cargo build --release --bin insid
+    bench/run.py

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The whole gate: what a change must pass, here and in CI. Needs cargo and a C compiler.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --locked -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+# One test a process and a time limit for each where nextest is there; plain cargo otherwise.
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --locked
+else
+    cargo test --workspace --locked
+fi
+cargo test --workspace --doc --locked
