@@ -24,7 +24,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use state::kv;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::http::error::Error;
 
@@ -78,10 +78,20 @@ pub(crate) struct Payload {
     body: Body,
     encoded: bool,
     expects_continue: bool,
-    polled: bool,
+    progress: Progress,
     budget: Arc<Budget>,
     budget_bytes: usize,
     bytes_read: u64,
+}
+
+/// How far a body has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Untouched,
+    Begun,
+    Ended,
+    /// Broken off, or too slow: nothing more is to be had of it.
+    Broken,
 }
 
 impl Drop for Payload {
@@ -97,7 +107,7 @@ impl Payload {
             body,
             encoded: headers.contains_key(CONTENT_ENCODING),
             expects_continue: headers.contains_key("expect"),
-            polled: false,
+            progress: Progress::Untouched,
             budget,
             budget_bytes: 0,
             bytes_read: 0,
@@ -148,17 +158,20 @@ impl Payload {
 
     /// The next piece of data; none at the end.
     async fn frame(&mut self, stall_max: Duration, deadline: Instant) -> Result<Option<Bytes>, Error> {
-        self.polled = true;
-        loop {
-            if self.body.is_end_stream() {
-                return Ok(None);
-            }
+        while self.progress != Progress::Ended && !self.body.is_end_stream() {
+            self.progress = Progress::Begun;
             let stalled = deadline.min(Instant::now() + stall_max);
             match timeout_at(stalled, self.body.frame()).await {
-                Err(_) => return Err(Error::BodyTimeout),
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(_))) => return Err(Error::MalformedBody("The body is broken off or badly framed".into())),
-                // Trailers are no data.
+                Err(_) => {
+                    self.progress = Progress::Broken;
+                    return Err(Error::BodyTimeout);
+                }
+                Ok(Some(Err(_))) => {
+                    self.progress = Progress::Broken;
+                    return Err(Error::MalformedBody("The body is broken off or badly framed".into()));
+                }
+                Ok(None) => self.progress = Progress::Ended,
+                // A frame that is no data is trailers: nothing to us.
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -166,27 +179,32 @@ impl Payload {
                 }
             }
         }
+        Ok(None)
     }
 
     /// Leaves the body in a state in which the connection can go on; false when it cannot. A client that waits for
     /// `100 Continue` is not asked to send what nobody will read.
     pub(crate) async fn settle(&mut self) -> bool {
-        if self.body.is_end_stream() {
+        if self.progress == Progress::Ended || self.body.is_end_stream() {
             return true;
         }
-        let small = self.body.size_hint().upper().is_some_and(|bytes| bytes <= DRAIN_BYTES_MAX);
-        if !small || (self.expects_continue && !self.polled) {
+        let awaits_leave = self.expects_continue && self.progress == Progress::Untouched;
+        let large = self.body.size_hint().lower() > DRAIN_BYTES_MAX;
+        if self.progress == Progress::Broken || awaits_leave || large {
             return false;
         }
-        let drained = timeout(DRAIN_TIME_MAX, async {
-            while let Some(frame) = self.body.frame().await {
-                if frame.is_err() {
-                    return false;
-                }
+        let deadline = Instant::now() + DRAIN_TIME_MAX;
+        let mut drained_bytes = 0;
+        loop {
+            match self.frame(DRAIN_TIME_MAX, deadline).await {
+                Ok(None) => return true,
+                Ok(Some(data)) => drained_bytes += data.len() as u64,
+                Err(_) => return false,
             }
-            true
-        });
-        drained.await.unwrap_or(false)
+            if drained_bytes > DRAIN_BYTES_MAX {
+                return false;
+            }
+        }
     }
 }
 
