@@ -18,6 +18,11 @@ pub const BATCH_COMMANDS_MAX: usize = 512;
 pub const BATCH_BYTES_MAX: usize = 1_048_576;
 /// Rows that one step of a deleted scope's removal takes.
 pub const PURGE_ROWS_MAX: u32 = 512;
+/// Bytes of rows after which one step of a deleted scope's removal takes no further row. It decides what a step does,
+/// so that all nodes must hold the same: changing it takes a feature level.
+pub const PURGE_BYTES_MAX: usize = 4 * 1_048_576;
+/// Scopes that one look at the deletions under way answers.
+pub const DELETIONS_PAGE_MAX: usize = 1_000;
 
 /// The quota and the rate of a key that was made without saying (`api.md` section 4).
 pub mod defaults {

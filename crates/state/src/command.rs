@@ -34,7 +34,8 @@ pub enum Command {
     Registry(Registry),
 }
 
-/// A tenant's write: all of `writes` or, when one is refused, none.
+/// A tenant's write: all of `writes` or, when one is refused, none. Each write sees what those before it did, its quota
+/// check included.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data {
     /// Whose data.
@@ -62,7 +63,8 @@ pub enum Write {
         /// When to.
         condition: Condition,
     },
-    /// Removes the key when the condition holds. An absent key is no refusal.
+    /// Removes the key when the condition holds. An absent key is no refusal by itself, and then nothing is written;
+    /// but a condition that asks for a value or a revision does not hold of it.
     Delete {
         /// The key.
         key: Key,
@@ -91,7 +93,7 @@ pub enum Condition {
     RevisionIs(u64),
 }
 
-/// Which API key an admin command means.
+/// Which API key an admin command means. Where an entity key is meant, an alias is not found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyRef {
     /// The one whose secret hashes to this.

@@ -26,6 +26,16 @@ pub enum Standing {
     },
 }
 
+impl Standing {
+    /// The incarnation that the node's process last took; none for one that never registered.
+    pub fn incarnation(self) -> Option<u64> {
+        match self {
+            Self::Unregistered => None,
+            Self::Out { incarnation } | Self::In { incarnation, .. } => Some(incarnation),
+        }
+    }
+}
+
 /// The whole registry: one row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryState {

@@ -1,0 +1,213 @@
+//! Tenants' writes, in either store (`api.md` sections 1 and 4): one code path, so that the two cannot drift apart.
+//!
+//! 1. The scope's account says whether it takes writes, what it uses, and, in the Value Store, its quota.
+//! 2. Each write reads its row, checks its condition, and charges the account with the difference in size.
+//! 3. The account goes back once, in the same transaction; a refusal takes back what earlier writes of the command did.
+
+use std::str;
+
+use storage::{Bytes, Transaction};
+
+use crate::{
+    command::{Condition, Data, Write},
+    ids::{Keyspace, ScopeId},
+    kv::Key,
+    layout,
+    outcome::{DataOutcome, Fault, Rejection},
+    rows::{Rows, Stop},
+    usage::{Account, Opened, Usage, size_bytes},
+};
+
+pub(super) fn apply<T: Transaction>(rows: &mut Rows<T>, keyspace: Keyspace, data: &Data) -> Result<DataOutcome, Fault> {
+    let opened = Opened::find(rows, data.scope)?;
+    let revision_before = opened.as_ref().map_or(0, |opened| opened.account.usage.revision);
+    match write_all(rows, keyspace, data, opened) {
+        Ok((revision, sum)) => Ok(DataOutcome { revision, result: Ok(sum) }),
+        Err(Stop::Refused(rejection)) => Ok(DataOutcome { revision: revision_before, result: Err(rejection) }),
+        Err(Stop::Failed(fault)) => Err(fault),
+    }
+}
+
+/// Does all writes or none. Answers the scope's revision and the new value where the last write was a bump.
+fn write_all<T: Transaction>(
+    rows: &mut Rows<T>,
+    keyspace: Keyspace,
+    data: &Data,
+    opened: Option<Opened>,
+) -> Result<(u64, Option<i64>), Stop> {
+    let mut opened = admit(rows, keyspace, data.scope, opened)?;
+    let before = opened.account.usage;
+    let mut writer = Writer {
+        keyspace,
+        scope: data.scope,
+        quota_bytes: opened.account.quota_bytes(keyspace, data.quota_bytes),
+        usage: before,
+    };
+    // A refused write has changed nothing itself, so that the usual single write needs no way back.
+    let savepoint = (data.writes.len() > 1).then(|| rows.savepoint());
+    let mut sum = None;
+    for write in &data.writes {
+        match writer.write(rows, write) {
+            Ok(bumped) => sum = bumped,
+            Err(stop) => {
+                if let Some(savepoint) = savepoint {
+                    rows.rollback(savepoint);
+                }
+                return Err(with_usage(stop, before));
+            }
+        }
+    }
+    if writer.usage != before {
+        opened.account.usage = writer.usage;
+        opened.store(rows)?;
+    }
+    Ok((writer.usage.revision, sum))
+}
+
+/// The account to write under, or a refusal when the scope is closed or was never made.
+fn admit<T: Transaction>(
+    rows: &Rows<T>,
+    keyspace: Keyspace,
+    scope: ScopeId,
+    opened: Option<Opened>,
+) -> Result<Opened, Stop> {
+    match opened {
+        Some(opened) if opened.account.closed => Err(Rejection::ScopeGone.into()),
+        Some(opened) => Ok(opened),
+        None if takes_first_write(rows, keyspace, scope)? => Ok(Opened::new(scope, Account::default())),
+        None => Err(Rejection::ScopeGone.into()),
+    }
+}
+
+/// Whether a scope without an account gets one by its first write. In the Value Store only the root scope does: every
+/// other one is made with its key. The Cache knows no keys: every scope does that was not closed there.
+fn takes_first_write<T: Transaction>(rows: &Rows<T>, keyspace: Keyspace, scope: ScopeId) -> Result<bool, Fault> {
+    match keyspace {
+        Keyspace::Values => Ok(scope == ScopeId::ROOT),
+        Keyspace::Cache => Ok(!rows.contains(&layout::deletion_key(scope))?),
+    }
+}
+
+/// A refusal for the quota tells what the scope uses, not what it would have used halfway through the command.
+fn with_usage(stop: Stop, usage: Usage) -> Stop {
+    match stop {
+        Stop::Refused(Rejection::QuotaExceeded { quota_bytes, .. }) => {
+            Rejection::QuotaExceeded { used_bytes: usage.bytes, quota_bytes }.into()
+        }
+        other => other,
+    }
+}
+
+/// One command's writes to one scope.
+struct Writer {
+    keyspace: Keyspace,
+    scope: ScopeId,
+    quota_bytes: Option<u64>,
+    usage: Usage,
+}
+
+impl Writer {
+    /// Does one write, or refuses it and changes nothing.
+    fn write<T: Transaction>(&mut self, rows: &mut Rows<T>, write: &Write) -> Result<Option<i64>, Stop> {
+        match write {
+            Write::Put { key, value, condition } => {
+                let row = Target::read(self, rows, key)?;
+                row.check(condition)?;
+                self.put(rows, key, row, value.as_bytes())?;
+                Ok(None)
+            }
+            Write::Delete { key, condition } => {
+                let row = Target::read(self, rows, key)?;
+                row.check(condition)?;
+                self.delete(rows, key, row)?;
+                Ok(None)
+            }
+            Write::Bump { key, delta } => {
+                let row = Target::read(self, rows, key)?;
+                let sum = bump(row.value()?, *delta)?;
+                self.put(rows, key, row, sum.to_string().as_bytes())?;
+                Ok(Some(sum))
+            }
+        }
+    }
+
+    fn put<T: Transaction>(&mut self, rows: &mut Rows<T>, key: &Key, row: Target, value: &[u8]) -> Result<(), Stop> {
+        let new_bytes = size_bytes(key.as_bytes(), value);
+        self.usage.replace(self.scope, row.size_bytes(key)?, Some(new_bytes), self.quota_bytes)?;
+        self.advance()?;
+        rows.replace(row.key.into(), row.stored.as_deref(), layout::encode_value(self.usage.revision, value));
+        Ok(())
+    }
+
+    fn delete<T: Transaction>(&mut self, rows: &mut Rows<T>, key: &Key, row: Target) -> Result<(), Stop> {
+        let old_bytes = row.size_bytes(key)?;
+        let Some(stored) = row.stored else { return Ok(()) };
+        self.usage.replace(self.scope, old_bytes, None, self.quota_bytes)?;
+        self.advance()?;
+        rows.remove(row.key.into(), &stored);
+        Ok(())
+    }
+
+    /// Counts an accepted write.
+    fn advance(&mut self) -> Result<(), Fault> {
+        self.usage.revision = self.usage.revision.checked_add(1).ok_or(Fault::Unbalanced { scope: self.scope })?;
+        Ok(())
+    }
+}
+
+/// The row that a write is about, as it is now.
+struct Target {
+    key: Vec<u8>,
+    stored: Option<Bytes>,
+}
+
+impl Target {
+    fn read<T: Transaction>(writer: &Writer, rows: &Rows<T>, key: &Key) -> Result<Self, Fault> {
+        let key = layout::value_key(writer.keyspace, writer.scope, key.as_bytes());
+        let stored = rows.get(&key)?;
+        Ok(Self { key, stored })
+    }
+
+    fn value(&self) -> Result<Option<&[u8]>, Fault> {
+        Ok(self.revision_and_value()?.map(|(_, value)| value))
+    }
+
+    fn size_bytes(&self, key: &Key) -> Result<Option<u64>, Fault> {
+        Ok(self.value()?.map(|value| size_bytes(key.as_bytes(), value)))
+    }
+
+    fn revision_and_value(&self) -> Result<Option<(u64, &[u8])>, Fault> {
+        self.stored.as_deref().map(layout::decode_value).transpose()
+    }
+
+    fn check(&self, condition: &Condition) -> Result<(), Stop> {
+        let stored = self.revision_and_value()?;
+        let refusal = match condition {
+            Condition::Always => None,
+            Condition::Absent => stored.is_some().then_some(Rejection::KeyExists),
+            Condition::ValueIs(expected) => {
+                (stored.map(|(_, value)| value) != Some(expected.as_bytes())).then_some(Rejection::ValueDiffers)
+            }
+            Condition::RevisionIs(expected) => {
+                (stored.map(|(revision, _)| revision) != Some(*expected)).then_some(Rejection::ValueDiffers)
+            }
+        };
+        refusal.map_or(Ok(()), |rejection| Err(rejection.into()))
+    }
+}
+
+/// The sum that a bump stores: an absent value counts as 0, a sum below 0 becomes 0.
+fn bump(stored: Option<&[u8]>, delta: i64) -> Result<i64, Rejection> {
+    let value: i64 = match stored {
+        None => 0,
+        Some(bytes) => {
+            let text = str::from_utf8(bytes).map_err(|_| Rejection::NotAnInteger)?;
+            text.parse().map_err(|_| Rejection::NotAnInteger)?
+        }
+    };
+    match value.checked_add(delta) {
+        Some(sum) => Ok(sum.max(0)),
+        None if delta < 0 => Ok(0), // below the least i64, and so below 0
+        None => Err(Rejection::SumOutOfRange),
+    }
+}
