@@ -30,6 +30,8 @@ macro_rules! codes {
 codes! {
     /// The body is no JSON, or not of the shape that the route takes.
     MalformedBody = "malformed_body", 400;
+    /// The bytes are no HTTP/1.1 request.
+    MalformedRequest = "malformed_request", 400;
     /// A query parameter or field is missing, given twice, or not of its kind.
     InvalidParameter = "invalid_parameter", 400;
     /// The key is empty.
@@ -64,6 +66,8 @@ codes! {
     RouteNotFound = "route_not_found", 404;
     /// The route does not take this method.
     MethodNotAllowed = "method_not_allowed", 405;
+    /// The head of the request did not arrive in time; nothing was done.
+    HeadTimeout = "head_timeout", 408;
     /// The request's body did not arrive in time; nothing was done.
     BodyTimeout = "body_timeout", 408;
     /// setnx: the key exists.

@@ -23,8 +23,10 @@ use state::{
     outcome::{DataOutcome, Done, Fault, Outcome, Rejection},
     query::{Reader, Stored},
 };
-use storage::{Engine, disk::DiskEngine, memory::MemoryEngine};
+use storage::{Engine, disk::DiskEngine};
 use tokio::time::{Instant, timeout_at};
+
+use crate::node::cache::Cache;
 
 mod read;
 
@@ -94,19 +96,11 @@ pub(crate) struct Written {
     pub(crate) sum: Option<i64>,
 }
 
-/// The running cache group.
-pub(crate) struct Cache {
-    /// The group.
-    pub(crate) group: Group<MemoryEngine>,
-    /// Its generation.
-    pub(crate) generation: u64,
-}
-
 /// Both groups, and the product's verbs over them.
 pub(crate) struct Service {
     values: Group<DiskEngine>,
-    /// Absent while no generation runs; swapped when a new one begins.
-    cache: ArcSwapOption<Cache>,
+    /// Empty while no generation runs; the node swaps it when a new one begins.
+    cache: Arc<ArcSwapOption<Cache>>,
     cache_bytes_max: u64,
     /// Upper bound of what the cache writes now on their way will add, in bytes.
     cache_bytes_coming: AtomicU64,
@@ -114,13 +108,8 @@ pub(crate) struct Service {
 
 impl Service {
     /// The verbs over these groups, with `cache_bytes_max` bytes of keys and values for the cache.
-    pub(crate) fn new(values: Group<DiskEngine>, cache_bytes_max: u64) -> Self {
-        Self { values, cache: ArcSwapOption::empty(), cache_bytes_max, cache_bytes_coming: AtomicU64::new(0) }
-    }
-
-    /// Serves the cache from this group from now on.
-    pub(crate) fn set_cache(&self, cache: Cache) {
-        self.cache.store(Some(Arc::new(cache)));
+    pub(crate) fn new(values: Group<DiskEngine>, cache: Arc<ArcSwapOption<Cache>>, cache_bytes_max: u64) -> Self {
+        Self { values, cache, cache_bytes_max, cache_bytes_coming: AtomicU64::new(0) }
     }
 
     /// The group of the durable store, which holds the control plane too.

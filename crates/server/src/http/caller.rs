@@ -94,7 +94,7 @@ impl Callers {
     /// 401 for every key that is not valid now.
     pub(crate) fn authenticate(&self, headers: &HeaderMap, service: &Service) -> Result<Arc<Known>, Error> {
         let hash = hash(presented(headers)?);
-        if bool::from(hash.0.ct_eq(&self.root_hash.0)) {
+        if self.is_root_hash(&hash) {
             return Ok(self.root.clone());
         }
         // Read before the state, so that an entry is never taken for newer than it is.
@@ -110,6 +110,15 @@ impl Callers {
             }
             Some(_) | None => Ok(known),
         }
+    }
+
+    /// Whether this is the root key's text.
+    pub(crate) fn is_root(&self, key: &str) -> bool {
+        self.is_root_hash(&hash(key))
+    }
+
+    fn is_root_hash(&self, hash: &ApiKeyHash) -> bool {
+        hash.0.ct_eq(&self.root_hash.0).into()
     }
 
     fn look_up(&self, hash: ApiKeyHash, control_version: u64, service: &Service) -> Result<Arc<Known>, Error> {

@@ -206,8 +206,9 @@ struct Event<'a> {
 impl Event<'_> {
     fn record(&self, app: &App, payload: &Payload, response: &Response) {
         let status = response.status();
-        app.metrics.observe_request(self.class, status.as_u16(), self.took);
-        let code = response.extensions().get::<Code>().map(|code| code.as_str());
+        let code = response.extensions().get::<Code>().copied();
+        app.metrics.observe_request(self.class, status.as_u16(), code, self.took);
+        let code = code.map(Code::as_str);
         let method = self.parts.method.as_str();
         let route = self.path.map_or("unknown", Path::text);
         let bytes_in = payload.bytes_read();

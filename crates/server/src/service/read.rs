@@ -60,7 +60,7 @@ fn visit_keys<V: View>(
     mut visit: impl FnMut(&[u8]) -> bool,
 ) -> Result<(), Error> {
     for key in reader.keys(scope, page) {
-        if !visit(key?.as_ref()) {
+        if !visit(key?.as_bytes()) {
             break;
         }
     }
@@ -89,6 +89,11 @@ impl Service {
                 Ok(AnyReader::Cache(reader))
             }
         }
+    }
+
+    /// The API key that `which` names.
+    pub(crate) async fn entity(&self, which: &KeyRef, deadline: Instant) -> Result<Entity, Error> {
+        await_read(self.values().read(), deadline).await?.entity(which)?.ok_or(Error::ApiKeyNotFound)
     }
 
     /// Linearizable readers of both stores.
