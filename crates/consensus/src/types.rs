@@ -2,19 +2,52 @@
 
 use std::{fmt, sync::Arc};
 
-use openraft::impls::leader_id_std;
+use openraft::{EntryPayload, RaftTypeConfig, impls::leader_id_std, vote::RaftLeaderId};
 use serde::{Deserialize, Serialize};
 use state::{command::Batch, ids::NodeId, outcome::Outcome};
 
-openraft::declare_raft_types!(
-    /// Both groups' openraft types.
-    pub TypeConfig:
-        D = Proposal,
-        R = Reply,
-        NodeId = MemberId,
-        Node = Peer,
-        LeaderId = leader_id_std::LeaderId<u64, MemberId>,
-);
+/// Both groups' openraft types. Written out, since openraft's macro has no place for a responder of one's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeConfig;
+
+impl RaftTypeConfig for TypeConfig {
+    type D = Proposal;
+    type R = Reply;
+    type NodeId = MemberId;
+    type Node = Peer;
+    type Term = u64;
+    /// One leader a term, as in the Raft paper.
+    type LeaderId = leader_id_std::LeaderId<u64, MemberId>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>;
+    type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
+    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type Responder<T>
+        = Callback<T>
+    where
+        T: Send + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: Send + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+/// Answers a proposal: called once with the result, or dropped when the group stops first.
+pub struct Callback<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Callback<T> {
+    /// A responder that hands the result to `call`, on the state machine's task: it must be quick.
+    pub fn new(call: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(call))
+    }
+}
+
+impl<T: Send + 'static> openraft::raft::responder::Responder<TypeConfig, T> for Callback<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
 
 /// A member of a Raft group. In the `values` group the incarnation is 0; in the `cache` group every process start
 /// and every drop takes a new one, so that a member that forgot its vote never comes back as itself.
@@ -79,3 +112,9 @@ pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 /// A membership with the id of the entry that set it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// A membership.
+pub type Membership = openraft::Membership<MemberId, Peer>;
+/// What a snapshot covers.
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+/// The leader's part of an entry's id: its term.
+pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;

@@ -1,7 +1,18 @@
 //! The disk, as the layers above see it. Everything that reaches a file goes through [`Disk`], so that tests and
 //! the simulator can lose, tear, delay and fail what they like.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
+mod os;
+
 use std::{io, path::Path, sync::Arc};
+
+pub use os::OsDisk;
+
+/// Whether `error` says that the disk, or the quota of its user, has no room left.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
 
 /// A file system directory tree.
 pub trait Disk: Send + Sync + std::fmt::Debug + 'static {

@@ -2,7 +2,12 @@
 //!
 //! This crate knows nothing of keys, tenants, quotas or Raft. `state` says what the rows mean.
 
+pub mod disk;
 pub mod engine;
 pub mod fs;
+pub mod memory;
+mod turn;
 
+pub use disk::DiskEngine;
 pub use engine::{Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View};
+pub use memory::MemoryEngine;

@@ -1,0 +1,163 @@
+//! Checkpoints and what hangs on them: room in memory, room in the log, room on the disk.
+//!
+//! 1. Applying entries reports their size to the [`Gate`]. After enough bytes, or enough time with any, the
+//!    checkpointer asks the engine for a checkpoint, on a thread of its own.
+//! 2. The checkpoint is Raft's snapshot: openraft is told of it and purges the log up to it, and no further.
+//! 3. When writes come faster than checkpoints end, the gate closes before the engine's memory passes its bound:
+//!    proposals wait, none is dropped.
+//! 4. A checkpoint that finds the disk full is tried again until there is room; until then the gate refuses writes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::Raft;
+use storage::Engine;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{state_machine::Machine, types::TypeConfig};
+
+/// How long to wait before a checkpoint that found the disk full is tried again.
+const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// When to make a checkpoint, and how much may wait for one.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointPolicy {
+    /// After this many bytes of applied commands.
+    pub applied_bytes: u64,
+    /// After this time, when anything was applied.
+    pub interval: Duration,
+    /// The most that the engine may hold that no checkpoint has written, in bytes: past it, proposals wait.
+    pub dirty_bytes_max: u64,
+}
+
+/// What the checkpointer has done, for metrics and for people.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointStatus {
+    /// When the last one ended.
+    pub at: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// What lets proposals through, makes them wait, or refuses them.
+pub(crate) struct Gate {
+    applied_bytes: AtomicU64,
+    policy: CheckpointPolicy,
+    due: Notify,
+    open: watch::Sender<bool>,
+    checkpoint_disk_full: AtomicBool,
+    log_disk_full: Arc<AtomicBool>,
+}
+
+impl Gate {
+    pub(crate) fn new(policy: CheckpointPolicy, log_disk_full: Arc<AtomicBool>) -> Self {
+        Self {
+            applied_bytes: AtomicU64::new(0),
+            policy,
+            due: Notify::new(),
+            open: watch::Sender::new(true),
+            checkpoint_disk_full: AtomicBool::new(false),
+            log_disk_full,
+        }
+    }
+
+    /// Whether the log or the store has no room to grow.
+    pub(crate) fn disk_full(&self) -> bool {
+        self.log_disk_full.load(Ordering::Relaxed) || self.checkpoint_disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Waits while the engine holds as much as it may.
+    pub(crate) async fn room(&self) {
+        if *self.open.borrow() {
+            return;
+        }
+        // The sender lives in `self`: the channel cannot be closed.
+        drop(self.open.subscribe().wait_for(|open| *open).await);
+    }
+
+    /// Notes that commands of this size were applied, and that the engine now holds `dirty_bytes`.
+    pub(crate) fn applied(&self, bytes: u64, dirty_bytes: u64) {
+        self.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.is_due(dirty_bytes) {
+            self.due.notify_one();
+        }
+        self.update_room(dirty_bytes);
+    }
+
+    /// Removals weigh little in the log and much in the engine, overwrites the other way round: either counts.
+    fn is_due(&self, dirty_bytes: u64) -> bool {
+        self.applied_bytes.load(Ordering::Relaxed).max(dirty_bytes) >= self.policy.applied_bytes
+    }
+
+    fn update_room(&self, dirty_bytes: u64) {
+        let open = dirty_bytes < self.policy.dirty_bytes_max;
+        self.open.send_if_modified(|current| std::mem::replace(current, open) != open);
+    }
+}
+
+/// The task that makes a group's checkpoints. It ends when `stop` does, or with the fault that ends the node.
+pub(crate) struct Checkpointer<E: Engine> {
+    pub(crate) raft: Raft<TypeConfig, Machine<E>>,
+    pub(crate) engine: Arc<E>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) status: watch::Sender<CheckpointStatus>,
+}
+
+impl<E: Engine> Checkpointer<E> {
+    /// Runs until the task is aborted; returns only with a fault.
+    pub(crate) async fn run(self) -> storage::Error {
+        loop {
+            let interval_passed =
+                tokio::time::timeout(self.gate.policy.interval, self.gate.due.notified()).await.is_err();
+            let changed = self.gate.applied_bytes.load(Ordering::Relaxed) > 0;
+            // A wake-up left over from before the last checkpoint is no reason for another.
+            let due = self.gate.is_due(self.engine.dirty_bytes()) || (interval_passed && changed);
+            if due && let Err(fault) = self.checkpoint().await {
+                return fault;
+            }
+        }
+    }
+
+    /// Makes one checkpoint, however long the disk stays full, and lets the log be purged up to it.
+    pub(crate) async fn checkpoint(&self) -> Result<(), storage::Error> {
+        let began = Instant::now();
+        loop {
+            let covered = self.gate.applied_bytes.load(Ordering::Relaxed);
+            let engine = self.engine.clone();
+            let done = tokio::task::spawn_blocking(move || engine.checkpoint().map(drop));
+            match done.await.expect("a checkpoint does not panic, nor is its task aborted") {
+                Ok(()) => {
+                    self.gate.applied_bytes.fetch_sub(covered, Ordering::Relaxed);
+                    break;
+                }
+                Err(storage::Error::DiskFull { path }) => {
+                    if !self.gate.checkpoint_disk_full.swap(true, Ordering::Relaxed) {
+                        tracing::error!(path, "disk full: writes are refused until there is room for a checkpoint");
+                    }
+                    tokio::time::sleep(DISK_FULL_RETRY).await;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        if self.gate.checkpoint_disk_full.swap(false, Ordering::Relaxed) {
+            tracing::info!("disk has room again: writes go on");
+        }
+        self.gate.update_room(self.engine.dirty_bytes());
+        self.status.send_modify(|status| {
+            *status = CheckpointStatus { at: Instant::now(), took: began.elapsed(), count: status.count + 1 };
+        });
+        // A group that is stopping has no log to purge any more.
+        drop(self.raft.trigger().snapshot().await);
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! One Raft group: a log, a state machine and what lies between. The node builds it twice.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use openraft::{
+    Config, Raft, RaftNetworkFactory, SnapshotPolicy, async_runtime::watch::WatchReceiver as _, network::NetSnapshot,
+    storage::RaftLogStorage,
+};
+use state::{
+    apply::{Shared, StateMachine},
+    command::Command,
+    outcome::Outcome,
+    query::Reader,
+};
+use storage::Engine;
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
+
+use crate::{
+    Error,
+    checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, Gate},
+    env::Env,
+    read,
+    snapshot::SnapshotData,
+    state_machine::Machine,
+    submit::Submitter,
+    types::{MemberId, Peer, TypeConfig},
+};
+
+/// What a group is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The group's name in logs: `values` or `cache`.
+    pub name: &'static str,
+    /// Which member this process is.
+    pub member: MemberId,
+    /// How often the leader is heard from.
+    pub heartbeat: Duration,
+    /// The least time without a leader before an election; the greatest is twice that, and is the leader's lease.
+    pub election_timeout: Duration,
+    /// When checkpoints are made.
+    pub checkpoints: CheckpointPolicy,
+    /// Set while the log has no room to grow.
+    pub log_disk_full: Arc<AtomicBool>,
+}
+
+/// What a member knows of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This member.
+    pub member: MemberId,
+    /// The leader, when one is known.
+    pub leader: Option<MemberId>,
+    /// Whether this member leads.
+    pub is_leader: bool,
+    /// The current term.
+    pub term: u64,
+    /// The last index in this member's log.
+    pub last_index: u64,
+    /// The last index that this member has applied.
+    pub applied_index: u64,
+}
+
+/// A handle on a running group; clones share it.
+pub struct Group<E: Engine> {
+    inner: Arc<Inner<E>>,
+}
+
+struct Inner<E: Engine> {
+    raft: Raft<TypeConfig, Machine<E>>,
+    shared: Shared<E>,
+    engine: Arc<E>,
+    submitter: Submitter,
+    gate: Arc<Gate>,
+    checkpointer: AbortHandle,
+    checkpoints: watch::Receiver<CheckpointStatus>,
+    fault: watch::Receiver<Option<String>>,
+}
+
+impl<E: Engine> Clone for Group<E> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<E: Engine> Group<E> {
+    /// Starts a member on the current runtime, which becomes the group's: nothing else may keep it busy.
+    ///
+    /// # Errors
+    /// A sentence for people, when the log or the state cannot be read, or do not fit together.
+    pub async fn start<L, N>(
+        options: Options,
+        log: L,
+        network: N,
+        machine: StateMachine<E>,
+        env: Arc<dyn Env>,
+    ) -> Result<Self, String>
+    where
+        L: RaftLogStorage<TypeConfig>,
+        N: RaftNetworkFactory<TypeConfig>,
+        N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData<E>>,
+    {
+        let config = raft_config(&options)?;
+        let shared = machine.shared();
+        let engine = machine.engine().clone();
+        let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full));
+        let machine = Machine::new(machine, gate.clone());
+        let raft = Raft::new(options.member, Arc::new(config), network, log, machine)
+            .await
+            .map_err(|fault| format!("the {} group cannot start: {fault}", options.name))?;
+
+        let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
+        let (status, checkpoints) = watch::channel(status);
+        let (fault_sender, fault) = watch::channel(None);
+        let checkpointer = Checkpointer { raft: raft.clone(), engine: engine.clone(), gate: gate.clone(), status };
+        let checkpointer = tokio::spawn(async move {
+            let fault = checkpointer.run().await;
+            fault_sender.send_replace(Some(fault.to_string()));
+        });
+        let submitter = Submitter::start(raft.clone(), gate.clone(), env);
+        let checkpointer = checkpointer.abort_handle();
+        Ok(Self { inner: Arc::new(Inner { raft, shared, engine, submitter, gate, checkpointer, checkpoints, fault }) })
+    }
+
+    /// Whether the group has ever had a membership.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn is_founded(&self) -> Result<bool, Error> {
+        self.inner.raft.is_initialized().await.map_err(|_| Error::Stopped)
+    }
+
+    /// Founds the group with this member as its only voter. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], also when the group is founded already.
+    pub async fn found(&self, peer: Peer) -> Result<(), Error> {
+        let members = BTreeMap::from([(*self.inner.raft.node_id(), peer)]);
+        self.inner.raft.initialize(members).await.map_err(|_| Error::Stopped)
+    }
+
+    /// Waits until this member serves linearizable reads.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] when the time is up first.
+    pub async fn await_serving(&self, wait_max: Duration) -> Result<(), Error> {
+        let leads = self.inner.raft.wait(Some(wait_max)).metrics(|metrics| metrics.state.is_leader(), "to lead").await;
+        leads.map_err(|_| Error::NoLeader)?;
+        self.read().await.map(drop)
+    }
+
+    /// Proposes a command; returns its outcome once it is committed and applied. Dropping the future leaves the
+    /// outcome unknown.
+    ///
+    /// # Errors
+    /// Only [`Error::OutcomeUnknown`] leaves it open whether the command took effect.
+    pub async fn submit(&self, command: Command) -> Result<Outcome, Error> {
+        self.inner.submitter.submit(command).await
+    }
+
+    /// The state, holding everything that was acknowledged before this call.
+    ///
+    /// # Errors
+    /// When this member cannot prove that it has that.
+    pub async fn read(&self) -> Result<Reader<E::View>, Error> {
+        read::await_linearizable(&self.inner.raft).await?;
+        Ok(self.local())
+    }
+
+    /// The state as far as this member has applied it.
+    pub fn local(&self) -> Reader<E::View> {
+        self.inner.shared.reader()
+    }
+
+    /// A number that has grown by the time that a change of keys, aliases or limits is acknowledged.
+    pub fn control_version(&self) -> u64 {
+        self.inner.shared.control_version()
+    }
+
+    /// Whether writes are refused for want of disk space.
+    pub fn is_disk_full(&self) -> bool {
+        self.inner.gate.disk_full()
+    }
+
+    /// What this member knows of its group.
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Status {
+            member: metrics.id,
+            leader: metrics.current_leader,
+            is_leader: metrics.state.is_leader(),
+            term: metrics.current_term,
+            last_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index()),
+        }
+    }
+
+    /// What the checkpointer has done since the start.
+    pub fn checkpoints(&self) -> CheckpointStatus {
+        *self.inner.checkpoints.borrow()
+    }
+
+    /// Returns when the group has stopped on a fault, with a sentence for people: the node must stop then.
+    pub async fn fault(&self) -> String {
+        let mut checkpoint = self.inner.fault.clone();
+        tokio::select! {
+            fault = self.raft_fault() => fault,
+            fault = checkpoint.wait_for(Option::is_some) => match fault {
+                Ok(fault) => fault.clone().unwrap_or_default(),
+                // Only an ordinary stop ends the checkpointer without a fault: that is the other arm's to report.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn raft_fault(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fault) = &metrics.borrow_watched().running_state {
+                return fault.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "the group has stopped".to_owned();
+            }
+        }
+    }
+
+    /// Makes a checkpoint now and lets the log be purged up to it; for an orderly stop.
+    ///
+    /// # Errors
+    /// The engine's, a full disk included: nothing is lost then, the next start re-applies the log.
+    pub async fn checkpoint(&self) -> Result<(), storage::Error> {
+        let engine = self.inner.engine.clone();
+        let checkpoint = tokio::task::spawn_blocking(move || engine.checkpoint().map(drop));
+        checkpoint.await.expect("a checkpoint does not panic, nor is its task aborted")?;
+        // A group that is stopping has no log to purge any more.
+        drop(self.inner.raft.trigger().snapshot().await);
+        Ok(())
+    }
+
+    /// Stops the member: takes no more proposals, lets openraft end its tasks.
+    pub async fn shutdown(&self) {
+        self.inner.checkpointer.abort();
+        // It fails only when the core task has panicked: there is nothing left to stop then.
+        drop(self.inner.raft.shutdown().await);
+    }
+}
+
+fn raft_config(options: &Options) -> Result<Config, String> {
+    let election_timeout_min = options.election_timeout.as_millis() as u64;
+    let config = Config {
+        cluster_name: options.name.to_owned(),
+        heartbeat_interval: options.heartbeat.as_millis() as u64,
+        election_timeout_min,
+        election_timeout_max: election_timeout_min * 2,
+        enable_pre_vote: Some(true),
+        // Checkpoints are ours to time, and each becomes a snapshot.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 1_000,
+        purge_batch_size: 1,
+        ..Config::default()
+    };
+    config.validate().map_err(|error| format!("the {} group's timing is not valid: {error}", options.name))
+}

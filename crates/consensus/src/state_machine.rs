@@ -1,0 +1,197 @@
+//! The bridge between openraft and [`state::apply::StateMachine`].
+//!
+//! 1. openraft hands over committed entries as a stream, each with its proposer's responder where this node
+//!    proposed it.
+//! 2. They are applied in one transaction of the engine, up to a bound, and become visible together.
+//! 3. Only then are the responders answered: what a proposer is told has been applied and is readable.
+//!
+//! The state crate keeps openraft's membership as opaque bytes; this file is where they are read and written.
+
+use std::{io, sync::Arc};
+
+use futures_util::{Stream, TryStreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use state::{
+    Fault,
+    applied::Applied,
+    apply::{Applying, Payload, StateMachine},
+    ids::Position,
+    outcome::Outcome,
+    query::Reader,
+};
+use storage::Engine;
+
+use crate::{
+    checkpoint::Gate,
+    snapshot::{Snapshot, SnapshotData},
+    types::{CommittedLeaderId, Entry, LogId, Membership, Reply, SnapshotMeta, StoredMembership, TypeConfig},
+};
+
+/// Commands that one transaction takes before it is committed and its proposers are answered.
+const COMMANDS_PER_TRANSACTION_MAX: usize = 4_096;
+
+/// openraft's handle on the state machine.
+pub(crate) struct Machine<E: Engine> {
+    inner: StateMachine<E>,
+    gate: Arc<Gate>,
+}
+
+impl<E: Engine> Machine<E> {
+    pub(crate) fn new(inner: StateMachine<E>, gate: Arc<Gate>) -> Self {
+        Self { inner, gate }
+    }
+
+    /// Applies `chunk` in one transaction, then answers its proposers.
+    fn apply_chunk(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<(), Fault> {
+        let mut transaction = self.inner.begin();
+        let mut answers = Vec::with_capacity(chunk.len());
+        let mut bytes = 0;
+        for (entry, responder) in chunk {
+            bytes += weight_bytes(&entry);
+            let outcomes = apply_entry(&mut transaction, &entry)?;
+            answers.extend(responder.map(|responder| (responder, Reply(outcomes))));
+        }
+        transaction.commit()?;
+        self.gate.applied(bytes, self.inner.engine().dirty_bytes());
+        for (responder, reply) in answers {
+            responder.send(reply);
+        }
+        Ok(())
+    }
+}
+
+/// The entries that one transaction takes: what the stream has, up to the bound.
+async fn next_chunk<S>(entries: &mut S) -> io::Result<Vec<EntryResponder<TypeConfig>>>
+where
+    S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin,
+{
+    let mut chunk = Vec::new();
+    let mut commands = 0;
+    while commands < COMMANDS_PER_TRANSACTION_MAX {
+        let Some(item) = entries.try_next().await? else { break };
+        commands += match &item.0.payload {
+            EntryPayload::Normal(proposal) => proposal.0.commands.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 1,
+        };
+        chunk.push(item);
+    }
+    Ok(chunk)
+}
+
+/// What an entry counts towards the next checkpoint.
+fn weight_bytes(entry: &Entry) -> u64 {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.commands.iter().map(|command| command.weight_bytes() as u64).sum(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 1,
+    }
+}
+
+fn apply_entry<E: Engine>(transaction: &mut Applying<'_, E>, entry: &Entry) -> Result<Vec<Outcome>, Fault> {
+    let position = position(&entry.log_id);
+    match &entry.payload {
+        EntryPayload::Blank => transaction.apply(position, Payload::Blank),
+        EntryPayload::Normal(proposal) => transaction.apply(position, Payload::Batch(&proposal.0)),
+        EntryPayload::Membership(membership) => {
+            let bytes = postcard::to_stdvec(membership).expect("a membership is plain data: encoding cannot fail");
+            transaction.apply(position, Payload::Membership(&bytes))
+        }
+    }
+}
+
+/// Where openraft's log id points, in the state crate's words.
+fn position(log_id: &LogId) -> Position {
+    Position { term: log_id.committed_leader_id().term, index: log_id.index() }
+}
+
+/// The log id of a position.
+fn log_id(position: Position) -> LogId {
+    LogId::new(CommittedLeaderId::new(position.term), position.index)
+}
+
+/// What openraft wants to know of the applied state.
+fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMembership)> {
+    let membership = match &applied.membership {
+        None => StoredMembership::default(),
+        Some(state::applied::Membership { position, bytes }) => {
+            let membership: Membership = postcard::from_bytes(bytes).map_err(|error| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("the stored membership cannot be decoded: {error}"))
+            })?;
+            StoredMembership::new(Some(log_id(*position)), membership)
+        }
+    };
+    Ok((applied.position.map(log_id), membership))
+}
+
+fn snapshot_of<E: Engine>(reader: Reader<E::View>) -> io::Result<Snapshot<E>> {
+    let (last_log_id, last_membership) = decode_applied(&reader.applied().map_err(fault)?)?;
+    Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: SnapshotData(reader) })
+}
+
+/// openraft takes faults as I/O errors, and stops the node on any.
+fn fault(fault: Fault) -> io::Error {
+    io::Error::other(fault)
+}
+
+impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
+    type SnapshotData = SnapshotData<E>;
+    type SnapshotBuilder = Checkpoint<E>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        decode_applied(self.inner.applied())
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        loop {
+            let chunk = next_chunk(&mut entries).await?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            self.apply_chunk(chunk).map_err(fault)?;
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        Checkpoint(self.inner.checkpointed())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self::SnapshotBuilder> {
+        if force {
+            // A follower needs a snapshot that the log connects to: the newest checkpoint always is one, since
+            // the log is purged no further than it. With none at all yet, one is made now.
+            if self.inner.checkpointed().applied().ok()?.position.is_none() {
+                self.inner.engine().checkpoint().ok()?;
+            }
+        }
+        Some(Checkpoint(self.inner.checkpointed()))
+    }
+
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotData<E>) -> io::Result<()> {
+        let pieces = snapshot.0.export().map(|piece| piece.map_err(fault));
+        self.inner.install(pieces).map_err(io::Error::other)
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<E>>> {
+        let reader = self.inner.checkpointed();
+        match snapshot_of(reader)? {
+            snapshot if snapshot.meta.last_log_id.is_none() => Ok(None),
+            snapshot => Ok(Some(snapshot)),
+        }
+    }
+}
+
+/// Builds a snapshot from the engine's last checkpoint: the checkpoint is the snapshot, so nothing is written.
+pub(crate) struct Checkpoint<E: Engine>(Reader<E::View>);
+
+impl<E: Engine> RaftSnapshotBuilder<TypeConfig> for Checkpoint<E> {
+    type SnapshotData = SnapshotData<E>;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot<E>> {
+        snapshot_of(self.0.clone())
+    }
+}

@@ -1,0 +1,133 @@
+//! The file under redb, and the room it may grow into.
+//!
+//! One failed write, and redb refuses to read as well, for good: rightly so for a broken disk, wrongly for a full one.
+//! So a full disk must be noticed at a moment when redb can still turn back, without redb seeing an error:
+//!
+//! 1. The whole file is allocated at all times: redb's pages are never written into a hole.
+//! 2. While rows are staged ([`Space::tentatively`]), growth that finds no room is granted all the same, by a hole.
+//!    What redb writes there is kept in memory instead, and [`Space::is_short`] says that the transaction must end.
+//!    Aborting it makes redb cut the file back to where it was.
+//! 3. While redb commits ([`Space::finally`]) it must not grow. `floor` sees to it that it need not.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::fs::{File, is_full};
+
+/// The file as redb sees it.
+#[derive(Debug)]
+pub(super) struct Backend {
+    file: Arc<dyn File>,
+    space: Arc<Space>,
+}
+
+/// What the owner of a [`Backend`] keeps: whether growth may fail, and whether it has.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    tentative: AtomicBool,
+    short: AtomicBool,
+    shortage: Mutex<Shortage>,
+}
+
+/// What lies behind the allocated part of the file while the disk is full.
+#[derive(Debug, Default)]
+struct Shortage {
+    allocated_bytes: u64,
+    pages: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Space {
+    /// From now on what is written can still be undone.
+    pub(super) fn tentatively(&self) {
+        self.tentative.store(true, Ordering::Release);
+    }
+
+    /// From now on what is written is meant.
+    pub(super) fn finally(&self) {
+        self.tentative.store(false, Ordering::Release);
+    }
+
+    /// Whether the disk was full, and the transaction must be aborted.
+    pub(super) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Acquire)
+    }
+
+    fn shortage(&self) -> MutexGuard<'_, Shortage> {
+        self.shortage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend {
+    /// The file, allocated in full, and its space. Fails with `StorageFull` when it has holes and no room for them.
+    pub(super) fn new(file: Arc<dyn File>) -> io::Result<(Self, Arc<Space>)> {
+        file.allocate(file.len()?)?;
+        let space = Arc::new(Space::default());
+        Ok((Self { file, space: space.clone() }, space))
+    }
+
+    fn grow(&self, len: u64, new_len: u64) -> io::Result<()> {
+        if !self.space.is_short() {
+            match self.file.allocate(new_len) {
+                Err(error) if is_full(&error) && self.space.tentative.load(Ordering::Acquire) => {
+                    self.space.shortage().allocated_bytes = len;
+                    self.space.short.store(true, Ordering::Release);
+                }
+                result => return result,
+            }
+        }
+        self.file.set_len(new_len)
+    }
+
+    fn cut(&self, new_len: u64) -> io::Result<()> {
+        self.file.set_len(new_len)?;
+        let mut shortage = self.space.shortage();
+        if self.space.is_short() && new_len <= shortage.allocated_bytes {
+            shortage.pages.clear();
+            self.space.short.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.space.is_short()
+            && let Some(page) = self.space.shortage().pages.get(&offset)
+            && let Some(page) = page.get(..out.len())
+        {
+            out.copy_from_slice(page);
+            return Ok(());
+        }
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, new_len: u64) -> io::Result<()> {
+        let len = self.file.len()?;
+        if new_len > len { self.grow(len, new_len) } else { self.cut(new_len) }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.space.is_short() {
+            let mut shortage = self.space.shortage();
+            if offset + data.len() as u64 > shortage.allocated_bytes {
+                shortage.pages.insert(offset, data.to_vec());
+                return Ok(());
+            }
+        }
+        self.file.write_all_at(data, offset)
+    }
+}

@@ -1,0 +1,151 @@
+//! What a reader sees: a layer of recent changes, perhaps one that is on its way to the disk, and the floor.
+
+use std::{iter::Peekable, sync::Arc};
+
+use imbl::{OrdMap, ordmap::RangedIter};
+
+use super::floor::{Floor, FloorScan};
+use crate::{
+    engine::{Bytes, KeyRange, Read, Result, Row, View},
+    memory::bounds,
+};
+
+/// A row's new value, or its removal.
+pub(super) type Change = Option<Bytes>;
+
+/// Changes to what lies below. A clone shares everything.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layer {
+    changes: OrdMap<Bytes, Change>,
+    /// Keys and values of `changes`.
+    bytes: u64,
+}
+
+impl Layer {
+    pub(super) fn set(&mut self, key: Bytes, change: Change) {
+        let key_bytes = key.len() as u64;
+        self.bytes += key_bytes + change_bytes(&change);
+        if let Some(former) = self.changes.insert(key, change) {
+            self.bytes -= key_bytes + change_bytes(&former);
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(super) fn changes(&self) -> impl Iterator<Item = (Bytes, Change)> + '_ {
+        self.changes.iter().map(|(key, change)| (key.clone(), change.clone()))
+    }
+
+    fn scan(&self, range: &KeyRange) -> LayerScan<'_> {
+        self.changes.range::<_, [u8]>(bounds(range)).peekable()
+    }
+}
+
+fn change_bytes(change: &Change) -> u64 {
+    change.as_ref().map_or(0, |value| value.len() as u64)
+}
+
+/// The layers of one moment. Published whole, never changed.
+#[derive(Clone, Debug)]
+pub(super) struct Layers {
+    /// Changes since the last freeze.
+    pub(super) active: Layer,
+    /// Changes that a checkpoint is writing.
+    pub(super) frozen: Option<Layer>,
+    /// What is durable.
+    pub(super) floor: Arc<Floor>,
+}
+
+impl Layers {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        if let Some(change) = self.active.changes.get(key) {
+            return Ok(change.clone());
+        }
+        if let Some(change) = self.frozen.as_ref().and_then(|frozen| frozen.changes.get(key)) {
+            return Ok(change.clone());
+        }
+        self.floor.get(key)
+    }
+
+    pub(super) fn scan(&self, range: &KeyRange) -> Merge<'_> {
+        if range.is_empty() {
+            return Merge { active: None, frozen: None, floor: None };
+        }
+        Merge {
+            active: Some(self.active.scan(range)),
+            frozen: self.frozen.as_ref().map(|frozen| frozen.scan(range)),
+            floor: Some(self.floor.scan(range).peekable()),
+        }
+    }
+}
+
+/// A view of a [`DiskEngine`](super::DiskEngine).
+///
+/// A view that is kept holds on to what it shows: the rows in memory, and the pages of the file, which the
+/// checkpoints of its lifetime cannot reuse, so that the file grows by what they write.
+#[derive(Clone, Debug)]
+pub struct DiskView(pub(super) Arc<Layers>);
+
+impl Read for DiskView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.0.get(key)
+    }
+
+    fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+        self.0.scan(&range)
+    }
+}
+
+impl View for DiskView {}
+
+type LayerScan<'a> = Peekable<RangedIter<'a, Bytes, Change, imbl::shared_ptr::DefaultSharedPtr>>;
+
+/// The rows of all layers in ascending order, each from the highest layer that has it.
+pub(super) struct Merge<'a> {
+    active: Option<LayerScan<'a>>,
+    frozen: Option<LayerScan<'a>>,
+    floor: Option<Peekable<FloorScan<'a>>>,
+}
+
+impl Iterator for Merge<'_> {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        loop {
+            let floor = match self.floor.as_mut().and_then(Peekable::peek) {
+                Some(Err(_)) => return self.fail(),
+                Some(Ok((key, _))) => Some(key),
+                None => None,
+            };
+            let active = self.active.as_mut().and_then(Peekable::peek).map(|(key, _)| *key);
+            let frozen = self.frozen.as_mut().and_then(Peekable::peek).map(|(key, _)| *key);
+            let least = [active, frozen, floor].into_iter().flatten().min()?.clone();
+            if let Some(value) = self.take(&least)? {
+                return Some(Ok((least, value)));
+            }
+        }
+    }
+}
+
+impl Merge<'_> {
+    /// Moves every layer past `key`, and answers what the highest of them has there.
+    fn take(&mut self, key: &Bytes) -> Option<Change> {
+        let floor = self.floor.as_mut().and_then(|rows| rows.next_if(|row| matches!(row, Ok((at, _)) if at == key)));
+        let frozen = self.frozen.as_mut().and_then(|rows| rows.next_if(|(at, _)| *at == key));
+        let active = self.active.as_mut().and_then(|rows| rows.next_if(|(at, _)| *at == key));
+        let change = active.or(frozen).map(|(_, change)| change.clone());
+        change.or_else(|| floor.and_then(Result::ok).map(|(_, value)| Some(value)))
+    }
+
+    /// Yields the floor's error, and nothing after it.
+    fn fail(&mut self) -> Option<Result<Row>> {
+        (self.active, self.frozen) = (None, None);
+        self.floor.take().and_then(|mut rows| rows.next())
+    }
+}

@@ -1,0 +1,66 @@
+//! The writer's transaction: a clone of the active layer, over what was published when it began.
+
+use std::sync::Arc;
+
+use super::{
+    DiskEngine,
+    layers::{Layer, Layers},
+};
+use crate::{
+    engine::{Bytes, KeyRange, Read, Result, Row, Transaction},
+    turn::TurnGuard,
+};
+
+/// The open transaction of a [`DiskEngine`].
+#[derive(Debug)]
+pub struct DiskTransaction<'a> {
+    engine: &'a DiskEngine,
+    layers: Layers,
+    _turn: TurnGuard<'a>,
+}
+
+/// A point of a [`DiskTransaction`] to come back to.
+#[derive(Debug)]
+pub struct DiskSavepoint(Layer);
+
+impl<'a> DiskTransaction<'a> {
+    pub(super) fn new(engine: &'a DiskEngine, turn: TurnGuard<'a>) -> Self {
+        // Whoever changes the published layers takes the turn first: they stand still until the commit.
+        Self { engine, layers: Layers::clone(&engine.published.load()), _turn: turn }
+    }
+}
+
+impl Read for DiskTransaction<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.layers.get(key)
+    }
+
+    fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+        self.layers.scan(&range)
+    }
+}
+
+impl Transaction for DiskTransaction<'_> {
+    type Savepoint = DiskSavepoint;
+
+    fn put(&mut self, key: Bytes, value: Bytes) {
+        self.layers.active.set(key, Some(value));
+    }
+
+    fn delete(&mut self, key: Bytes) {
+        self.layers.active.set(key, None);
+    }
+
+    fn savepoint(&self) -> DiskSavepoint {
+        DiskSavepoint(self.layers.active.clone())
+    }
+
+    fn rollback(&mut self, savepoint: DiskSavepoint) {
+        self.layers.active = savepoint.0;
+    }
+
+    fn commit(self) -> Result<()> {
+        self.engine.published.store(Arc::new(self.layers));
+        Ok(())
+    }
+}

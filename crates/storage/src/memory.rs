@@ -1,0 +1,143 @@
+//! The engine of the cache group: the map lives in memory and nowhere else.
+//!
+//! 1. The published map is persistent (in the functional sense): a clone shares all its nodes.
+//! 2. A transaction changes its own clone, copying only the nodes on its way, and publishes it whole at commit.
+//! 3. A view is a reference to the map that was published when it was taken.
+
+use std::{ops::Bound, sync::Arc};
+
+use arc_swap::ArcSwap;
+use imbl::OrdMap;
+
+use crate::{
+    engine::{Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View},
+    turn::{Turn, TurnGuard},
+};
+
+type Rows = OrdMap<Bytes, Bytes>;
+
+/// An ordered map in memory.
+#[derive(Debug, Default)]
+pub struct MemoryEngine {
+    published: ArcSwap<Rows>,
+    writer: Turn,
+}
+
+impl MemoryEngine {
+    /// An empty map.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Engine for MemoryEngine {
+    type View = MemoryView;
+    type Transaction<'a> = MemoryTransaction<'a>;
+
+    fn view(&self) -> MemoryView {
+        MemoryView { rows: self.published.load_full() }
+    }
+
+    fn begin(&self) -> MemoryTransaction<'_> {
+        let turn = self.writer.take();
+        MemoryTransaction { rows: Rows::clone(&self.published.load()), published: &self.published, _turn: turn }
+    }
+
+    fn replace<E: From<Error>>(
+        &self,
+        rows: impl Iterator<Item = std::result::Result<Row, E>>,
+    ) -> std::result::Result<(), E> {
+        let rows = rows.collect::<std::result::Result<Rows, E>>()?;
+        let _turn = self.writer.take();
+        self.published.store(Arc::new(rows));
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<MemoryView> {
+        Ok(self.view())
+    }
+
+    fn checkpointed(&self) -> MemoryView {
+        self.view()
+    }
+
+    fn dirty_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// A view of a [`MemoryEngine`].
+#[derive(Clone, Debug)]
+pub struct MemoryView {
+    rows: Arc<Rows>,
+}
+
+impl Read for MemoryView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.rows.get(key).cloned())
+    }
+
+    fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+        scan(&self.rows, &range)
+    }
+}
+
+impl View for MemoryView {}
+
+/// The open transaction of a [`MemoryEngine`].
+#[derive(Debug)]
+pub struct MemoryTransaction<'a> {
+    rows: Rows,
+    published: &'a ArcSwap<Rows>,
+    _turn: TurnGuard<'a>,
+}
+
+/// A point of a [`MemoryTransaction`] to come back to.
+#[derive(Debug)]
+pub struct MemorySavepoint(Rows);
+
+impl Read for MemoryTransaction<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.rows.get(key).cloned())
+    }
+
+    fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+        scan(&self.rows, &range)
+    }
+}
+
+impl Transaction for MemoryTransaction<'_> {
+    type Savepoint = MemorySavepoint;
+
+    fn put(&mut self, key: Bytes, value: Bytes) {
+        self.rows.insert(key, value);
+    }
+
+    fn delete(&mut self, key: Bytes) {
+        self.rows.remove(&key);
+    }
+
+    fn savepoint(&self) -> MemorySavepoint {
+        MemorySavepoint(self.rows.clone())
+    }
+
+    fn rollback(&mut self, savepoint: MemorySavepoint) {
+        self.rows = savepoint.0;
+    }
+
+    fn commit(self) -> Result<()> {
+        self.published.store(Arc::new(self.rows));
+        Ok(())
+    }
+}
+
+fn scan<'a>(rows: &'a Rows, range: &KeyRange) -> impl Iterator<Item = Result<Row>> + Send + use<'a> {
+    let rows = (!range.is_empty()).then(|| rows.range::<_, [u8]>(bounds(range)));
+    rows.into_iter().flatten().map(|(key, value)| Ok((key.clone(), value.clone())))
+}
+
+/// The range as the standard library writes it. It must not be empty: ordered maps may panic on start > end.
+pub(crate) fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    let end = range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    (Bound::Included(&*range.start), end)
+}
