@@ -122,7 +122,13 @@ pub struct CreateKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhichKey {
     /// The key's text.
-    #[serde(default, deserialize_with = "present", alias = "api_key", alias = "root_api_key", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "present",
+        alias = "api_key",
+        alias = "root_api_key",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub key: Option<String>,
     /// The key's public id.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]

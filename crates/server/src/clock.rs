@@ -46,3 +46,15 @@ impl Entropy for System {
         getrandom::fill(out).expect("the operating system has random numbers on every platform that is supported");
     }
 }
+
+impl consensus::env::Env for System {
+    fn unix_ms(&self) -> u64 {
+        Clock::unix_ms(self)
+    }
+
+    fn random_u64(&self) -> u64 {
+        let mut random = [0; 8];
+        self.fill(&mut random);
+        u64::from_le_bytes(random)
+    }
+}

@@ -13,8 +13,8 @@ use state::bounds;
 pub(crate) mod file;
 mod setting;
 
-pub(crate) use setting::{LogFormat, Raw};
 use setting::Setting;
+pub(crate) use setting::{LogFormat, Raw};
 
 macro_rules! settings {
     ($($(#[doc = $doc:expr])* $name:ident: $type:ty = $default:expr;)*) => {
@@ -148,6 +148,27 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// The environment, read once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    /// The process's own variables that are meant for this program; one that is not text is left out.
+    pub(crate) fn of_process() -> Self {
+        let texts = std::env::vars_os()
+            .filter_map(|(variable, value)| Some((variable.into_string().ok()?, value.into_string().ok()?)));
+        Self(texts.filter(|(variable, _)| variable.starts_with(ENVIRONMENT_PREFIX) || variable == RUST_LOG).collect())
+    }
+
+    /// A variable's value.
+    pub(crate) fn get(&self, variable: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == variable).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The variable that wins over `log_level`.
+const RUST_LOG: &str = "RUST_LOG";
+
 /// What every setting's environment variable begins with.
 pub(crate) const ENVIRONMENT_PREFIX: &str = "INSIDB_";
 
@@ -156,26 +177,24 @@ impl Config {
     fn lay(&mut self, name: &str, raw: &Raw<'_>, place: impl FnOnce() -> String) -> Result<(), ConfigError> {
         match self.set(name, raw) {
             Some(Ok(())) => Ok(()),
-            Some(Err(expected)) => {
-                Err(ConfigError { place: place(), message: format!("`{name}` must be {expected}") })
-            }
+            Some(Err(expected)) => Err(ConfigError { place: place(), message: format!("`{name}` must be {expected}") }),
             None => Err(ConfigError { place: place(), message: unknown(name) }),
         }
     }
 
     /// Lays environment variables over the settings. Variables of other names are other programs' matter, unless they
     /// are a slip of the pen away from a setting's.
-    pub(crate) fn lay_environment(
-        &mut self,
-        variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(), ConfigError> {
-        for (variable, value) in variables {
+    pub(crate) fn lay_environment(&mut self, environment: &Environment) -> Result<(), ConfigError> {
+        for (variable, value) in &environment.0 {
             let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX).map(str::to_lowercase) else { continue };
             let known = Self::NAMES.contains(&name.as_str());
             let slipped = || Self::NAMES.iter().any(|known| strsim::osa_distance(known, &name) <= 2);
             if known || slipped() {
-                self.lay(&name, &Raw::Text(&value), || variable.clone())?;
+                self.lay(&name, &Raw::Text(value), || variable.clone())?;
             }
+        }
+        if let Some(directives) = environment.get(RUST_LOG) {
+            directives.clone_into(&mut self.log_level);
         }
         Ok(())
     }
@@ -188,6 +207,15 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Looks at the ranges and at what must fit together.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; which of the places set it is not known any more.
+    pub(crate) fn check_all(&self) -> Result<(), ConfigError> {
+        self.check()
+            .map_err(|(name, fault)| ConfigError { place: String::new(), message: format!("`{name}`: {fault}") })
     }
 
     /// Looks at the ranges and at what must fit together; answers the name of a setting that is at fault, and why.
@@ -254,6 +282,10 @@ fn unknown(name: &str) -> String {
 mod tests {
     use super::*;
 
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
     const SHIPPED: &str = include_str!("../../../config/insid.toml");
 
     #[test]
@@ -269,7 +301,7 @@ mod tests {
     fn flags_win_over_environment_over_file_over_defaults() {
         let mut config = file::parse("scans_max = 2\nlog_level = \"warn\"\nconnections_max = 3\n", "f").unwrap();
         let variables = [("INSIDB_SCANS_MAX", "4"), ("INSIDB_CONNECTIONS_MAX", "5"), ("PATH", "x")];
-        config.lay_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+        config.lay_environment(&environment(&variables)).unwrap();
         config.lay_flags(&[("--scans", "scans_max", Some("6".to_owned())), ("--data-dir", "data_dir", None)]).unwrap();
         assert_eq!((config.scans_max, config.connections_max, config.log_level.as_str()), (6, 5, "warn"));
         assert_eq!(config.data_dir, Config::default().data_dir);
@@ -278,19 +310,16 @@ mod tests {
     #[test]
     fn a_variable_that_is_nearly_a_setting_is_an_error() {
         let mut config = Config::default();
-        let error = config.lay_environment([("INSIDB_SCAN_MAX".to_owned(), "4".to_owned())]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "INSIDB_SCAN_MAX: there is no setting `scan_max`; the nearest is `scans_max`"
-        );
-        config.lay_environment([("INSIDB_URL".to_owned(), "x".to_owned())]).unwrap();
+        let error = config.lay_environment(&environment(&[("INSIDB_SCAN_MAX", "4")])).unwrap_err();
+        assert_eq!(error.to_string(), "INSIDB_SCAN_MAX: there is no setting `scan_max`; the nearest is `scans_max`");
+        config.lay_environment(&environment(&[("INSIDB_URL", "x"), ("INSIDB_INSTANCE_SECRET", "y")])).unwrap();
     }
 
     #[test]
     fn lists_and_addresses_come_from_text_too() {
         let mut config = Config::default();
         let variables = [("INSIDB_PERMITTED_IPS", "10.0.0.0/8, ::1"), ("INSIDB_PUBLIC_ADDRESS", "[::]:1")];
-        config.lay_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+        config.lay_environment(&environment(&variables)).unwrap();
         assert_eq!(config.permitted_ips, ["10.0.0.0/8".parse::<IpNet>().unwrap(), "::1/128".parse().unwrap()]);
         assert_eq!(config.public_address, "[::]:1".parse().unwrap());
     }

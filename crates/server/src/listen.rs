@@ -79,7 +79,7 @@ pub(crate) async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = told_to_stop(&mut shutdown) => break,
             Some(_) = connections.join_next() => continue,
         };
         let (socket, peer) = match accepted {
@@ -111,6 +111,12 @@ pub(crate) async fn serve(
     if finished.await.is_err() {
         tracing::warn!(connections = connections.len(), "connections are cut off at the shutdown");
     }
+}
+
+/// Returns when the shutdown has begun.
+async fn told_to_stop(shutdown: &mut watch::Receiver<bool>) {
+    // When the sender is gone, so is the server that could serve anybody.
+    drop(shutdown.wait_for(|stop| *stop).await);
 }
 
 struct Connection {
@@ -150,7 +156,7 @@ impl Connection {
             tokio::pin!(connection);
             let done = tokio::select! {
                 done = connection.as_mut() => done,
-                _ = shutdown.wait_for(|stop| *stop) => {
+                () = told_to_stop(&mut shutdown) => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

@@ -224,10 +224,7 @@ async fn propose<E: Engine>(group: &Group<E>, command: Command, deadline: Instan
 }
 
 /// Waits for a read until the deadline.
-async fn await_read<T>(
-    read: impl Future<Output = Result<T, consensus::Error>>,
-    deadline: Instant,
-) -> Result<T, Error> {
+async fn await_read<T>(read: impl Future<Output = Result<T, consensus::Error>>, deadline: Instant) -> Result<T, Error> {
     match timeout_at(deadline, read).await {
         Ok(reader) => Ok(reader?),
         Err(_) => Err(Error::Overloaded),

@@ -58,10 +58,19 @@ mod tests {
             ("\n\nscans_max = \"many\"\n", "f:3: `scans_max` must be a whole number, 0 or more"),
             ("scans_max = -1\n", "f:1: `scans_max` must be a whole number, 0 or more"),
             ("scans_max = 0\n", "f:1: `scans_max`: it must be 1 to 256, and is 0"),
-            ("public_address = \"here\"\n", "f:1: `public_address` must be an address with a port, as in \"127.0.0.1:8080\""),
-            ("permitted_ips = [\"10.0.0.0/8\", 5]\n", "f:1: `permitted_ips` must be a list of networks, as in [\"10.0.0.0/8\"]"),
+            (
+                "public_address = \"here\"\n",
+                "f:1: `public_address` must be an address with a port, as in \"127.0.0.1:8080\"",
+            ),
+            (
+                "permitted_ips = [\"10.0.0.0/8\", 5]\n",
+                "f:1: `permitted_ips` must be a list of networks, as in [\"10.0.0.0/8\"]",
+            ),
             ("log_format = \"xml\"\n", "f:1: `log_format` must be \"auto\", \"text\" or \"json\""),
-            ("public_tls_key = \"k.pem\"\n", "f: `public_tls_certificate`: the certificate and its key go together: give both or none"),
+            (
+                "public_tls_key = \"k.pem\"\n",
+                "f: `public_tls_certificate`: the certificate and its key go together: give both or none",
+            ),
             ("max_value_size = 16777217\n", "f:1: `max_value_size`: it must be 1 to 16777216, and is 16777217"),
             ("[table]\nscans_max = 1\n", "f:1: there is no setting `table`; the nearest is `data_dir`"),
         ] {

@@ -1,6 +1,9 @@
 //! The types that settings have, and how each reads and writes itself.
 
-use std::{net::{IpAddr, SocketAddr}, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use toml::de::DeValue;

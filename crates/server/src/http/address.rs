@@ -1,10 +1,6 @@
 //! The client's address: which one counts, whether it may come in, and how often.
 
-use std::{
-    net::IpAddr,
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use axum::http::HeaderMap;
 use governor::{Quota, RateLimiter, clock::Clock as _, clock::QuantaClock, state::keyed::HashMapStateStore};

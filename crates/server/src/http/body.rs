@@ -287,8 +287,14 @@ mod tests {
         for (text, expected) in [
             (r#"{"api_key":"a"}"#, "Field `limits` is missing"),
             (r#"{"api_key":"a","limits":[1,2,3]}"#, "Field `limits` must be an object"),
-            (r#"{"api_key":"a","limits":{"bytes_on_disk":"9"}}"#, "Field `limits.bytes_on_disk` must be a whole number"),
-            (r#"{"api_key":"a","limits":{"bytes_on_disk":null}}"#, "Field `limits.bytes_on_disk` must be a whole number"),
+            (
+                r#"{"api_key":"a","limits":{"bytes_on_disk":"9"}}"#,
+                "Field `limits.bytes_on_disk` must be a whole number",
+            ),
+            (
+                r#"{"api_key":"a","limits":{"bytes_on_disk":null}}"#,
+                "Field `limits.bytes_on_disk` must be a whole number",
+            ),
             (r#"{"api_key":"a","key":"a","limits":{}}"#, "Field `api_key` is given twice"),
         ] {
             assert_eq!(fault::<request::SetLimits>(text), expected, "{text}");

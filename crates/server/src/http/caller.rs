@@ -105,9 +105,7 @@ impl Callers {
             None => self.look_up(hash, control_version, service)?,
         };
         match known.caller.entity.expires_at_unix_ms {
-            Some(expires_at_unix_ms) if expires_at_unix_ms <= self.clock.unix_ms() => {
-                Err(Error::Unauthorized(UNKNOWN))
-            }
+            Some(expires_at_unix_ms) if expires_at_unix_ms <= self.clock.unix_ms() => Err(Error::Unauthorized(UNKNOWN)),
             Some(_) | None => Ok(known),
         }
     }

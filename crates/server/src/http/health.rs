@@ -10,7 +10,7 @@ use axum::{
 use tokio::time::Instant;
 
 use crate::{
-    http::{Call, error::Error, router::Operation},
+    http::{App, error::Error, router::Operation},
     service,
 };
 
@@ -18,15 +18,15 @@ use crate::{
 const READY_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Serves a probe; any other operation has no business here.
-pub(crate) async fn serve(call: &Call<'_>, operation: Operation) -> Result<Response, Error> {
+pub(crate) async fn serve(app: &App, operation: Operation) -> Result<Response, Error> {
     match operation {
         Operation::Live => Ok(text("ok".to_owned(), "text/plain; charset=utf-8")),
         Operation::Ready => {
-            call.app.service.both(Instant::now() + READY_TIME_MAX).await?;
+            app.service.both(Instant::now() + READY_TIME_MAX).await?;
             Ok(text("ok".to_owned(), "text/plain; charset=utf-8"))
         }
         Operation::Metrics => {
-            let metrics = call.app.metrics.encode(call.app)?;
+            let metrics = app.metrics.encode(app)?;
             Ok(text(metrics, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
         }
         other => Err(service::Error::Internal(format!("{other:?} is served without a key")).into()),

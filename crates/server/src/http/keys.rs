@@ -162,8 +162,7 @@ pub(crate) async fn admin_entities(mut call: KnownCall<'_>) -> Result<Response, 
     let request::Entities { offset, limit } = call.call.json_or_default().await?;
     let limit = limit.unwrap_or(bounds::PAGE_KEYS_DEFAULT.into());
     let limit = u32::try_from(limit).ok().filter(|limit| (1..=bounds::PAGE_KEYS_MAX).contains(limit));
-    let limit =
-        limit.ok_or_else(|| Error::invalid(format!("Field `limit` must be 1 to {}", bounds::PAGE_KEYS_MAX)))?;
+    let limit = limit.ok_or_else(|| Error::invalid(format!("Field `limit` must be 1 to {}", bounds::PAGE_KEYS_MAX)))?;
     let both = call.call.app.service.both(call.call.deadline()).await?;
     let entities = both.entities(offset, limit)?;
     let entities = entities.into_iter().map(|entity| describe(&both, entity)).collect::<Result<_, _>>()?;
@@ -194,12 +193,7 @@ fn subject_of(known: &caller::Known) -> Subject {
 }
 
 /// Exactly one of the key's text and its public id.
-fn subject(
-    call: &KnownCall<'_>,
-    key: Option<String>,
-    key_uuid: Option<String>,
-    names: &str,
-) -> Result<Subject, Error> {
+fn subject(call: &KnownCall<'_>, key: Option<String>, key_uuid: Option<String>, names: &str) -> Result<Subject, Error> {
     match (key, key_uuid) {
         (Some(key), None) if call.call.app.callers.is_root(&key) => Ok(Subject::Root),
         (Some(key), None) => Ok(Subject::Key(KeyRef::Hash(caller::hash(&key)))),
@@ -276,7 +270,8 @@ fn parse_time(text: &str) -> Result<u64, Error> {
     // jiff also takes a blank for the `T`, and annotations in brackets: those are not RFC 3339 as its ABNF has it.
     let looks_right = text.is_ascii() && matches!(text.as_bytes().get(10), Some(b'T' | b't')) && !text.ends_with(']');
     let time = looks_right.then(|| text.parse::<jiff::Timestamp>().ok()).flatten();
-    let time = time.ok_or_else(|| Error::invalid("Field `expires_at` must be an RFC 3339 time: 2030-01-31T12:00:00Z"))?;
+    let time =
+        time.ok_or_else(|| Error::invalid("Field `expires_at` must be an RFC 3339 time: 2030-01-31T12:00:00Z"))?;
     Ok(u64::try_from(time.as_millisecond()).unwrap_or(0))
 }
 

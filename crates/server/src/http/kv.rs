@@ -41,12 +41,7 @@ pub(crate) async fn get_by_body(mut call: KnownCall<'_>, keyspace: Keyspace) -> 
     read(call, keyspace, consistency, &key).await
 }
 
-async fn read(
-    call: KnownCall<'_>,
-    keyspace: Keyspace,
-    consistency: Consistency,
-    key: &Key,
-) -> Result<Response, Error> {
+async fn read(call: KnownCall<'_>, keyspace: Keyspace, consistency: Consistency, key: &Key) -> Result<Response, Error> {
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
     let stored = reader.get(call.known.scope(), key)?.ok_or(service::Error::KeyNotFound)?;
     let mut response = data(text(stored.value())?);

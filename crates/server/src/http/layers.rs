@@ -90,7 +90,7 @@ async fn walk(
     let known = identify(app, row, &parts.headers)?;
     let call = Call { app, uri: &parts.uri, payload };
     match known {
-        None => health::serve(&call, row.operation).await,
+        None => health::serve(app, row.operation).await,
         Some(known) => {
             *caller = Some(known.caller.id);
             if row.class != Class::System {
@@ -137,7 +137,7 @@ async fn operate(operation: Operation, call: KnownCall<'_>) -> Result<Response, 
         Operation::AdminEntities => keys::admin_entities(call).await,
         Operation::AdminEntityByAlias => keys::admin_entity_by_alias(call).await,
         Operation::AdminOps => Ok(keys::admin_ops(&call)),
-        Operation::Live | Operation::Ready | Operation::Metrics => health::serve(&call.call, operation).await,
+        Operation::Live | Operation::Ready | Operation::Metrics => health::serve(call.call.app, operation).await,
     }
 }
 

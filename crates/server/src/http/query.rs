@@ -80,7 +80,8 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Error> {
     }
     let bytes = text.as_bytes();
     let well_formed = bytes.iter().enumerate().all(|(at, byte)| {
-        *byte != b'%' || matches!(bytes.get(at + 1..at + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
+        *byte != b'%'
+            || matches!(bytes.get(at + 1..at + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
     });
     if !well_formed {
         return Err(Error::invalid("The query has a percent sign that no two hex digits follow"));

@@ -3,14 +3,7 @@
 use std::sync::Arc;
 
 use api::path;
-use axum::{
-    Router,
-    body::Body,
-    extract::Request,
-    http::Method,
-    response::Response,
-    routing::any,
-};
+use axum::{Router, body::Body, extract::Request, http::Method, response::Response, routing::any};
 use state::ids::Keyspace;
 
 use crate::http::{App, layers};
@@ -247,9 +240,7 @@ fn standing(operation: Operation) -> (Listener, Class, Permission) {
         | Operation::AdminEntities
         | Operation::AdminEntityByAlias
         | Operation::AdminOps => (Listener::Private, Class::System, Permission::Root),
-        Operation::Live | Operation::Ready | Operation::Metrics => {
-            (Listener::Private, Class::System, Permission::Open)
-        }
+        Operation::Live | Operation::Ready | Operation::Metrics => (Listener::Private, Class::System, Permission::Open),
     }
 }
 
@@ -310,7 +301,8 @@ pub(crate) fn router(app: &Arc<App>, listener: Listener) -> Router {
 fn handler(
     app: &Arc<App>,
     path: Option<Arc<Path>>,
-) -> impl Fn(Request<Body>) -> std::pin::Pin<Box<dyn Future<Output = Response> + Send>> + Clone + Send + Sync + 'static {
+) -> impl Fn(Request<Body>) -> std::pin::Pin<Box<dyn Future<Output = Response> + Send>> + Clone + Send + Sync + 'static
+{
     let app = app.clone();
     move |request| Box::pin(layers::serve(app.clone(), path.clone(), request))
 }
@@ -325,7 +317,10 @@ mod tests {
     fn no_row_is_there_twice() {
         let mut seen = BTreeSet::new();
         for route in routes() {
-            assert!(seen.insert((route.listener == Listener::Public, route.path.clone(), route.method.to_string())), "{route:?}");
+            assert!(
+                seen.insert((route.listener == Listener::Public, route.path.clone(), route.method.to_string())),
+                "{route:?}"
+            );
         }
     }
 

@@ -127,12 +127,7 @@ enum Head {
 
 impl<S> Watched<S> {
     /// Watches `stream`; gives it back through `ended` when it is dropped.
-    pub(crate) fn new(
-        stream: S,
-        times: Times,
-        activity: Arc<Activity>,
-        ended: oneshot::Sender<Ended<S>>,
-    ) -> Self {
+    pub(crate) fn new(stream: S, times: Times, activity: Arc<Activity>, ended: oneshot::Sender<Ended<S>>) -> Self {
         Self {
             stream: Some(stream),
             ended: Some(ended),

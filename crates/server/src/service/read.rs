@@ -1,11 +1,6 @@
 //! Reads: one consistent view of one store, whichever engine is below it.
 
-use state::{
-    command::KeyRef,
-    ids::ScopeId,
-    keys::Entity,
-    kv::Page,
-};
+use state::{command::KeyRef, ids::ScopeId, keys::Entity, kv::Page};
 use storage::View;
 
 use super::{Error, Instant, Key, Keyspace, Reader, Service, Stored, await_read};

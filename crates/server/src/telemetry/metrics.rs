@@ -105,8 +105,7 @@ impl Metrics {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         let mut registry = Registry::with_prefix("insidb");
         let requests = Family::<ByStatus, Counter>::default();
-        let durations =
-            Family::<ByClass, Histogram, fn() -> Histogram>::new_with_constructor(|| histogram(50e-6, 18));
+        let durations = Family::<ByClass, Histogram, fn() -> Histogram>::new_with_constructor(|| histogram(50e-6, 18));
         let rate_limited = Family::<ByBucket, Counter>::default();
         let log_latency = LogLatency(histogram(20e-6, 18));
         registry.register("requests", "Requests answered", requests.clone());
