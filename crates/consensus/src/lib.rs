@@ -9,6 +9,7 @@ mod checkpoint;
 pub mod env;
 mod error;
 mod group;
+pub mod log;
 
 mod read;
 pub mod snapshot;

@@ -195,3 +195,39 @@ impl<E: Engine> RaftSnapshotBuilder<TypeConfig> for Checkpoint<E> {
         snapshot_of(self.0.clone())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{sync::atomic::AtomicBool, time::Duration};
+
+    use openraft::{
+        StorageError,
+        testing::log::{StoreBuilder, Suite},
+    };
+    use state::ids::Keyspace;
+    use storage::memory::MemoryEngine;
+
+    use super::*;
+    use crate::{CheckpointPolicy, log::memory::MemoryLog};
+
+    struct Memory;
+
+    impl StoreBuilder<TypeConfig, MemoryLog, Machine<MemoryEngine>> for Memory {
+        async fn build(&self) -> Result<((), MemoryLog, Machine<MemoryEngine>), StorageError<TypeConfig>> {
+            Ok(((), MemoryLog::default(), machine(MemoryEngine::new())))
+        }
+    }
+
+    fn machine<E: Engine>(engine: E) -> Machine<E> {
+        let never = CheckpointPolicy { applied_bytes: u64::MAX, interval: Duration::MAX, dirty_bytes_max: u64::MAX };
+        let gate = Arc::new(Gate::new(never, Arc::new(AtomicBool::new(false))));
+        Machine::new(StateMachine::open(Arc::new(engine), Keyspace::Cache).unwrap(), gate)
+    }
+
+    /// openraft's own suite for logs and state machines, over the real state machine.
+    #[tokio::test]
+    async fn openraft_accepts_the_state_machine() {
+        Suite::test_all(Memory).await.unwrap();
+    }
+}

@@ -252,3 +252,6 @@ pub(crate) fn decode_value(row: &[u8]) -> Result<(u64, &[u8]), Fault> {
 pub(crate) fn damaged(what: &'static str, detail: impl ToString) -> Fault {
     Fault::Decode { what, detail: detail.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -233,12 +233,11 @@ impl<V: View> Iterator for Keys<V> {
     type Item = Result<StoredKey, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.read.is_empty() && self.left > 0 && !self.range.is_empty() {
-            if let Err(fault) = self.read_ahead() {
-                self.read.clear();
-                self.left = 0;
-                return Some(Err(fault));
-            }
+        let must_read = self.read.is_empty() && self.left > 0 && !self.range.is_empty();
+        if must_read && let Err(fault) = self.read_ahead() {
+            self.read.clear();
+            self.left = 0;
+            return Some(Err(fault));
         }
         let key = self.read.pop_front()?;
         self.left -= 1;

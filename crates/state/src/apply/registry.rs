@@ -58,3 +58,52 @@ fn reset(state: &mut RegistryState, generation: u64) -> Result<Done, Rejection> 
         .collect();
     Ok(Done::GenerationBegun { generation, voters })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(standings: &[Standing]) -> RegistryState {
+        let nodes = standings.iter().enumerate().map(|(node, standing)| (NodeId(node as u64), *standing)).collect();
+        RegistryState { generation: 4, last_incarnation: 9, nodes }
+    }
+
+    const OUT: Standing = Standing::Out { incarnation: 8 };
+    const IN: Standing = Standing::In { generation: 4, incarnation: 7 };
+
+    #[test]
+    fn a_generation_ends_only_when_a_majority_is_out() {
+        for (standings, ends) in [
+            (vec![OUT, IN, IN], false),
+            (vec![OUT, OUT, IN], true),
+            (vec![OUT, IN], false),
+            (vec![OUT, OUT, IN, IN], false),
+            (vec![OUT, Standing::Unregistered, Standing::Unregistered], false),
+            (vec![OUT, OUT, Standing::Unregistered], true),
+        ] {
+            assert_eq!(reset(&mut state(&standings), 5).is_ok(), ends, "{standings:?}");
+        }
+    }
+
+    #[test]
+    fn the_registered_nodes_are_the_next_generations_voters() {
+        let mut state = state(&[OUT, IN, OUT, Standing::Unregistered, OUT]);
+        let voters = vec![(NodeId(0), 8), (NodeId(1), 7), (NodeId(2), 8), (NodeId(4), 8)];
+        let nodes =
+            voters.iter().map(|(node, incarnation)| (*node, Standing::In { generation: 5, incarnation: *incarnation }));
+        let nodes = nodes.collect();
+        assert_eq!(reset(&mut state, 5), Ok(Done::GenerationBegun { generation: 5, voters }));
+        assert_eq!(state, RegistryState { generation: 5, last_incarnation: 9, nodes });
+    }
+
+    #[test]
+    fn a_node_of_the_set_registers_by_its_own_incarnation() {
+        let mut state = state(&[OUT, IN, Standing::Unregistered]);
+        assert_eq!(register(&mut state, NodeId(2), Some(9), 1), Err(Rejection::RegistryConflict));
+        let registered = |node, incarnation| Ok(Done::Registered { node: NodeId(node), incarnation, nonce: 1 });
+        assert_eq!(register(&mut state, NodeId(2), None, 1), registered(2, 10));
+        assert_eq!(register(&mut state, NodeId(1), Some(7), 1), registered(1, 11));
+        assert_eq!(state.nodes[&NodeId(1)], Standing::Out { incarnation: 11 });
+        assert_eq!(register(&mut state, NodeId(3), None, 1), Err(Rejection::RegistryConflict));
+    }
+}

@@ -14,7 +14,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -27,9 +27,10 @@ pub(super) struct Backend {
     space: Arc<Space>,
 }
 
-/// What the owner of a [`Backend`] keeps: whether growth may fail, and whether it has.
+/// What the owner of a [`Backend`] keeps: how far the file has grown, whether it may fail to, and whether it has.
 #[derive(Debug, Default)]
 pub(super) struct Space {
+    file_bytes: AtomicU64,
     tentative: AtomicBool,
     short: AtomicBool,
     shortage: Mutex<Shortage>,
@@ -43,6 +44,11 @@ struct Shortage {
 }
 
 impl Space {
+    /// The file's length.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file_bytes.load(Ordering::Acquire)
+    }
+
     /// From now on what is written can still be undone.
     pub(super) fn tentatively(&self) {
         self.tentative.store(true, Ordering::Release);
@@ -66,28 +72,29 @@ impl Space {
 impl Backend {
     /// The file, allocated in full, and its space. Fails with `StorageFull` when it has holes and no room for them.
     pub(super) fn new(file: Arc<dyn File>) -> io::Result<(Self, Arc<Space>)> {
-        file.allocate(file.len()?)?;
-        let space = Arc::new(Space::default());
+        let file_bytes = file.len()?;
+        file.allocate(file_bytes)?;
+        let space = Arc::new(Space { file_bytes: AtomicU64::new(file_bytes), ..Space::default() });
         Ok((Self { file, space: space.clone() }, space))
     }
 
-    fn grow(&self, len: u64, new_len: u64) -> io::Result<()> {
+    fn grow(&self, file_bytes: u64) -> io::Result<()> {
         if !self.space.is_short() {
-            match self.file.allocate(new_len) {
+            match self.file.allocate(file_bytes) {
                 Err(error) if is_full(&error) && self.space.tentative.load(Ordering::Acquire) => {
-                    self.space.shortage().allocated_bytes = len;
+                    self.space.shortage().allocated_bytes = self.space.file_bytes();
                     self.space.short.store(true, Ordering::Release);
                 }
                 result => return result,
             }
         }
-        self.file.set_len(new_len)
+        self.file.set_len(file_bytes)
     }
 
-    fn cut(&self, new_len: u64) -> io::Result<()> {
-        self.file.set_len(new_len)?;
+    fn cut(&self, file_bytes: u64) -> io::Result<()> {
+        self.file.set_len(file_bytes)?;
         let mut shortage = self.space.shortage();
-        if self.space.is_short() && new_len <= shortage.allocated_bytes {
+        if self.space.is_short() && file_bytes <= shortage.allocated_bytes {
             shortage.pages.clear();
             self.space.short.store(false, Ordering::Release);
         }
@@ -97,7 +104,7 @@ impl Backend {
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        Ok(self.space.file_bytes())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -111,9 +118,14 @@ impl redb::StorageBackend for Backend {
         self.file.read_exact_at(out, offset)
     }
 
-    fn set_len(&self, new_len: u64) -> io::Result<()> {
-        let len = self.file.len()?;
-        if new_len > len { self.grow(len, new_len) } else { self.cut(new_len) }
+    fn set_len(&self, file_bytes: u64) -> io::Result<()> {
+        if file_bytes > self.space.file_bytes() {
+            self.grow(file_bytes)?
+        } else {
+            self.cut(file_bytes)?
+        }
+        self.space.file_bytes.store(file_bytes, Ordering::Release);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

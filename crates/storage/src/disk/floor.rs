@@ -42,7 +42,6 @@ const ROOM_ROWS_MIN: u64 = 2;
 #[derive(Debug)]
 pub(super) struct Store {
     database: Database,
-    file: Arc<dyn File>,
     space: Arc<Space>,
     path: PathBuf,
 }
@@ -68,14 +67,14 @@ impl Store {
 
     fn over(file: Arc<dyn File>, path: &Path, cache_bytes: usize) -> Result<Self> {
         let (backend, space) =
-            Backend::new(file.clone()).map_err(|source| refusal(io_error("reserve space for", path, source)))?;
+            Backend::new(file).map_err(|source| refusal(io_error("reserve space for", path, source)))?;
         let database = guarded(path, || {
             Database::builder()
                 .set_cache_size(cache_bytes)
                 .create_with_backend(backend)
                 .map_err(|error| refusal(redb_error("open", path, error)))
         })?;
-        Ok(Self { database, file, space, path: path.to_owned() })
+        Ok(Self { database, space, path: path.to_owned() })
     }
 
     /// Puts `rows` into a transaction that is sure to find room when it is committed. An absent value deletes.
@@ -144,8 +143,7 @@ impl Store {
 
     /// Sees to it that redb finds free pages for all that it writes at the commit, without growing the file.
     fn make_room(&self, transaction: &WriteTransaction) -> Result<()> {
-        let file_bytes = self.file.len().map_err(|source| io_error("measure", &self.path, source))?;
-        let rows = ROOM_ROWS_MIN + file_bytes / ROOM_PART_OF_FILE / (ROOM_ROW_BYTES as u64);
+        let rows = ROOM_ROWS_MIN + self.space.file_bytes() / ROOM_PART_OF_FILE / (ROOM_ROW_BYTES as u64);
         let mut room = transaction.open_table(ROOM).map_err(|error| self.error("write to", error))?;
         for row in 0..rows {
             room.insert_reserve(row, ROOM_ROW_BYTES).map_err(|error| self.error("write to", error))?;
@@ -275,4 +273,52 @@ fn corrupt(path: &Path, detail: impl std::fmt::Display) -> Error {
 
 fn display(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::fs::faulty::FaultyDisk;
+
+    fn rows(
+        keys: impl Iterator<Item = u32>,
+        value: Option<Vec<u8>>,
+    ) -> impl Iterator<Item = Result<(Bytes, Option<Bytes>)>> {
+        let value = value.map(Bytes::from);
+        keys.map(move |key| Ok((Bytes::from(key.to_be_bytes().as_slice()), value.clone())))
+    }
+
+    /// Commits with not a byte left on the disk: what `stage` made room for must be enough.
+    fn checkpoint(disk: &FaultyDisk, store: &Arc<Store>, rows: impl Iterator<Item = Result<(Bytes, Option<Bytes>)>>) {
+        let staged = store.stage(rows).unwrap();
+        let file_bytes = store.space.file_bytes();
+        disk.set_capacity(Some(0));
+        store.seal(staged).unwrap();
+        disk.set_capacity(None);
+        assert!(store.space.file_bytes() <= file_bytes, "the file grew after it was staged");
+    }
+
+    #[test]
+    fn a_commit_never_grows_the_file() {
+        for (keys, value_bytes) in [(10, 10), (3_000, 10), (20_000, 10), (20_000, 200), (2_000, 5_000), (40, 300_000)] {
+            let disk = FaultyDisk::new();
+            let path = Path::new("/floor");
+            disk.create_dir(Path::new("/")).unwrap();
+            let store = Arc::new(Store::create(&disk, path, path, 1 << 20).unwrap());
+            let value = Some(vec![1; value_bytes]);
+            checkpoint(&disk, &store, rows(0..keys, value.clone()));
+            // Pages of the first rows stay pinned, so that the lists of freed pages grow.
+            let pinned = store.floor().unwrap();
+            for step in [1, 2, 7, 50, 1] {
+                checkpoint(&disk, &store, rows((0..keys).step_by(step), value.clone()));
+            }
+            drop(pinned);
+            checkpoint(&disk, &store, rows(keys..keys + 10, value.clone()));
+            checkpoint(&disk, &store, rows((0..keys).step_by(3), None));
+            checkpoint(&disk, &store, rows(0..keys, None));
+            checkpoint(&disk, &store, rows(0..keys, value));
+        }
+    }
 }

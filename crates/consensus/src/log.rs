@@ -1,0 +1,3 @@
+//! The two logs.
+
+pub mod memory;
