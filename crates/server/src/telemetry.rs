@@ -10,11 +10,17 @@ mod metrics;
 
 pub(crate) use metrics::{LogLatency, Metrics};
 
+/// openraft tells at the level "info" what it thinks: only its errors are for operators, unless they ask for more.
+const OPENRAFT: &str = "openraft";
+const OPENRAFT_LEVEL: &str = "openraft=error";
+
 /// Which events are logged.
 ///
 /// # Errors
 /// What is wrong with the directives.
 pub(crate) fn parse_filter(directives: &str) -> Result<EnvFilter, String> {
+    let directives =
+        if directives.contains(OPENRAFT) { directives.to_owned() } else { format!("{OPENRAFT_LEVEL},{directives}") };
     EnvFilter::builder().parse(directives).map_err(|error| format!("it holds no log directives: {error}"))
 }
 

@@ -108,8 +108,8 @@ impl Metrics {
         let durations = Family::<ByClass, Histogram, fn() -> Histogram>::new_with_constructor(|| histogram(50e-6, 18));
         let rate_limited = Family::<ByBucket, Counter>::default();
         let log_latency = LogLatency(histogram(20e-6, 18));
-        registry.register("requests", "Requests answered", requests.clone());
-        registry.register_with_unit("request_duration", "From head to answer", Unit::Seconds, durations.clone());
+        registry.register("http_requests", "Requests answered", requests.clone());
+        registry.register_with_unit("http_request_duration", "From head to answer", Unit::Seconds, durations.clone());
         registry.register("rate_limited", "Requests refused by a rate limit", rate_limited.clone());
         registry.register_with_unit("log_fsync", "Syncs of the log", Unit::Seconds, log_latency.0.clone());
         let gauges = Gauges::default();
@@ -199,13 +199,13 @@ impl Metrics {
 
 impl Gauges {
     fn register(&self, registry: &mut Registry) {
-        registry.register("requests_in_flight", "Requests in flight", self.in_flight.clone());
+        registry.register("http_requests_in_flight", "Requests in flight", self.in_flight.clone());
         registry.register_with_unit("uptime", "Since the start of the process", Unit::Seconds, self.uptime.clone());
         registry.register("applied_index", "Last log index applied", self.applied_index.clone());
         let age = self.checkpoint_age.clone();
         registry.register_with_unit("checkpoint_age", "Since the last checkpoint ended", Unit::Seconds, age);
-        registry.register_with_unit("store", "Keys and values stored", Unit::Bytes, self.bytes.clone());
-        registry.register("store_keys", "Keys stored", self.keys.clone());
+        registry.register_with_unit("stored", "Keys and values stored", Unit::Bytes, self.bytes.clone());
+        registry.register("stored_keys", "Keys stored", self.keys.clone());
         registry.register("api_keys", "API keys, without aliases", self.api_keys.clone());
         registry.register("cache_generation", "Generation of the cache", self.cache_generation.clone());
     }
@@ -215,7 +215,7 @@ impl Gauges {
         self.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
         let values = app.service.values();
         self.checkpoint_age.set(values.checkpoints().at.elapsed().as_secs_f64());
-        self.update_store("values", values)?;
+        self.update_store("vs", values)?;
         self.api_keys.set(values.local().totals()?.entities);
         if let Some(cache) = app.service.cache() {
             self.cache_generation.set(cache.generation);
