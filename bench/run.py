@@ -54,13 +54,15 @@ def post(url, key, body):
         return json.loads(answer.read() or b"{}")
 
 
-def start_insid(scratch):
+def start_insid(scratch, create_key=True):
     data = scratch / "insid"
     binary = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "insid"
     child = subprocess.Popen(
         [binary, "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "INSIDB_LOG_LEVEL": "warn"})
     addresses = wait_for("insid", lambda: (data / "addresses.json").exists() and json.loads((data / "addresses.json").read_text()))
+    if not create_key:
+        return child, addresses["public"], None
     root = (data / "root.key").read_text().strip()
     admin = f"http://{addresses['private']}/db/api/v1/admin"
     made = post(f"{admin}/api/create", root, {"key_name": "bench"})

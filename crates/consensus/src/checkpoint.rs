@@ -27,6 +27,9 @@ use crate::{state_machine::Machine, types::TypeConfig};
 /// How long to wait before a checkpoint that found the disk full is tried again.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
+/// Asks a log whether it has no room to grow. Called for every proposal: it must be quick.
+pub type DiskFull = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// When to make a checkpoint, and how much may wait for one.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointPolicy {
@@ -56,11 +59,11 @@ pub(crate) struct Gate {
     due: Notify,
     open: watch::Sender<bool>,
     checkpoint_disk_full: AtomicBool,
-    log_disk_full: Arc<AtomicBool>,
+    log_disk_full: DiskFull,
 }
 
 impl Gate {
-    pub(crate) fn new(policy: CheckpointPolicy, log_disk_full: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(policy: CheckpointPolicy, log_disk_full: DiskFull) -> Self {
         Self {
             applied_bytes: AtomicU64::new(0),
             policy,
@@ -73,7 +76,7 @@ impl Gate {
 
     /// Whether the log or the store has no room to grow.
     pub(crate) fn disk_full(&self) -> bool {
-        self.log_disk_full.load(Ordering::Relaxed) || self.checkpoint_disk_full.load(Ordering::Relaxed)
+        (self.log_disk_full)() || self.checkpoint_disk_full.load(Ordering::Relaxed)
     }
 
     /// Waits while the engine holds as much as it may.

@@ -1,10 +1,120 @@
-//! Time and randomness, handed in by the node, so that a simulator can take their place.
+//! Time, threads and randomness, as this crate sees them. All of it comes through [`Env`], handed in by whoever
+//! builds a group, so that a simulator can take the place of [`System`].
 
-/// Where a group takes time and randomness from.
-pub trait Env: Send + Sync + 'static {
-    /// Milliseconds since the Unix epoch, by the wall clock. What the leader stamps into an entry.
+use std::{
+    fmt, io,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// What a thread runs.
+pub type Body = Box<dyn FnOnce() + Send>;
+
+/// The world around a group.
+pub trait Env: Send + Sync + fmt::Debug + 'static {
+    /// Starts a thread that blocks at will. Fails when the operating system has no thread to give.
+    fn spawn(&self, name: &str, body: Body) -> io::Result<Box<dyn Join>>;
+    /// A signal that one thread waits for.
+    fn signal(&self) -> Arc<dyn Signal>;
+    /// A clock that never jumps: the time since a fixed moment of this process.
+    fn monotonic(&self) -> Duration;
+    /// The wall clock, in milliseconds since the Unix epoch.
     fn unix_ms(&self) -> u64;
-
-    /// Random bits that nobody can guess.
+    /// A random number that nobody outside can guess.
     fn random_u64(&self) -> u64;
+}
+
+/// A running thread.
+pub trait Join: Send {
+    /// Blocks until it has ended, by returning or by a panic.
+    fn join(self: Box<Self>);
+}
+
+/// A flag that one thread waits for and any thread raises. It stays raised until the wait takes it, so that a
+/// raise before the wait is not lost.
+pub trait Signal: Send + Sync + fmt::Debug {
+    /// Raises the flag and wakes the waiting thread.
+    fn raise(&self);
+    /// Blocks until the flag is raised, and lowers it. False when `timeout` has passed first.
+    fn wait(&self, timeout: Option<Duration>) -> bool;
+}
+
+/// The real world.
+#[derive(Debug)]
+pub struct System {
+    started: Instant,
+}
+
+impl System {
+    /// The real world, its monotonic clock starting now.
+    pub fn new() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+impl Default for System {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Env for System {
+    fn spawn(&self, name: &str, body: Body) -> io::Result<Box<dyn Join>> {
+        let handle = thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        Ok(Box::new(handle))
+    }
+
+    fn signal(&self) -> Arc<dyn Signal> {
+        Arc::new(Flag::default())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        #[expect(clippy::disallowed_methods, reason = "this is what everyone else takes the time from")]
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn random_u64(&self) -> u64 {
+        getrandom::u64().expect("the operating system always has randomness once it has started")
+    }
+}
+
+impl Join for thread::JoinHandle<()> {
+    fn join(self: Box<Self>) {
+        // A panic has been reported by its own thread's hook; whoever joins only needs to know that it ended.
+        let _ = thread::JoinHandle::join(*self);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Flag {
+    raised: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Signal for Flag {
+    fn raise(&self) {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        // A wake-up costs a system call: one is enough until the flag has been taken.
+        if !std::mem::replace(&mut *raised, true) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> bool {
+        let raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut raised = match timeout {
+            None => self.wake.wait_while(raised, |raised| !*raised).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                let waited = self.wake.wait_timeout_while(raised, timeout, |raised| !*raised);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        std::mem::take(&mut *raised)
+    }
 }

@@ -1,10 +1,6 @@
 //! One Raft group: a log, a state machine and what lies between. The node builds it twice.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use openraft::{
     Config, Raft, RaftNetworkFactory, SnapshotPolicy, async_runtime::watch::WatchReceiver as _, network::NetSnapshot,
@@ -21,7 +17,7 @@ use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::{
     Error,
-    checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, Gate},
+    checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate},
     env::Env,
     read,
     snapshot::SnapshotData,
@@ -31,7 +27,7 @@ use crate::{
 };
 
 /// What a group is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The group's name in logs: `values` or `cache`.
     pub name: &'static str,
@@ -43,8 +39,8 @@ pub struct Options {
     pub election_timeout: Duration,
     /// When checkpoints are made.
     pub checkpoints: CheckpointPolicy,
-    /// Set while the log has no room to grow.
-    pub log_disk_full: Arc<AtomicBool>,
+    /// Whether the log has no room to grow.
+    pub log_disk_full: DiskFull,
 }
 
 /// What a member knows of its group.

@@ -10,7 +10,6 @@ pub mod env;
 mod error;
 mod group;
 pub mod log;
-
 mod read;
 pub mod snapshot;
 mod state_machine;
@@ -18,6 +17,6 @@ mod submit;
 pub mod transport;
 pub mod types;
 
-pub use checkpoint::{CheckpointPolicy, CheckpointStatus};
+pub use checkpoint::{CheckpointPolicy, CheckpointStatus, DiskFull};
 pub use error::Error;
 pub use group::{Group, Options, Status};

@@ -18,7 +18,6 @@ use state::{
     Fault,
     applied::Applied,
     apply::{Applying, Payload, StateMachine},
-    ids::Position,
     outcome::Outcome,
     query::Reader,
 };
@@ -26,8 +25,9 @@ use storage::Engine;
 
 use crate::{
     checkpoint::Gate,
+    log::weight::entry_bytes,
     snapshot::{Snapshot, SnapshotData},
-    types::{CommittedLeaderId, Entry, LogId, Membership, Reply, SnapshotMeta, StoredMembership, TypeConfig},
+    types::{Entry, LogId, Membership, Reply, SnapshotMeta, StoredMembership, TypeConfig, log_id, position},
 };
 
 /// Commands that one transaction takes before it is committed and its proposers are answered.
@@ -50,7 +50,7 @@ impl<E: Engine> Machine<E> {
         let mut answers = Vec::with_capacity(chunk.len());
         let mut bytes = 0;
         for (entry, responder) in chunk {
-            bytes += weight_bytes(&entry);
+            bytes += entry_bytes(&entry) as u64;
             let outcomes = apply_entry(&mut transaction, &entry)?;
             answers.extend(responder.map(|responder| (responder, Reply(outcomes))));
         }
@@ -81,14 +81,6 @@ where
     Ok(chunk)
 }
 
-/// What an entry counts towards the next checkpoint.
-fn weight_bytes(entry: &Entry) -> u64 {
-    match &entry.payload {
-        EntryPayload::Normal(proposal) => proposal.0.commands.iter().map(|command| command.weight_bytes() as u64).sum(),
-        EntryPayload::Blank | EntryPayload::Membership(_) => 1,
-    }
-}
-
 fn apply_entry<E: Engine>(transaction: &mut Applying<'_, E>, entry: &Entry) -> Result<Vec<Outcome>, Fault> {
     let position = position(&entry.log_id);
     match &entry.payload {
@@ -99,16 +91,6 @@ fn apply_entry<E: Engine>(transaction: &mut Applying<'_, E>, entry: &Entry) -> R
             transaction.apply(position, Payload::Membership(&bytes))
         }
     }
-}
-
-/// Where openraft's log id points, in the state crate's words.
-fn position(log_id: &LogId) -> Position {
-    Position { term: log_id.committed_leader_id().term, index: log_id.index() }
-}
-
-/// The log id of a position.
-fn log_id(position: Position) -> LogId {
-    LogId::new(CommittedLeaderId::new(position.term), position.index)
 }
 
 /// What openraft wants to know of the applied state.
@@ -199,7 +181,7 @@ impl<E: Engine> RaftSnapshotBuilder<TypeConfig> for Checkpoint<E> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, time::Duration};
+    use std::time::Duration;
 
     use openraft::{
         StorageError,
@@ -221,7 +203,7 @@ mod tests {
 
     fn machine<E: Engine>(engine: E) -> Machine<E> {
         let never = CheckpointPolicy { applied_bytes: u64::MAX, interval: Duration::MAX, dirty_bytes_max: u64::MAX };
-        let gate = Arc::new(Gate::new(never, Arc::new(AtomicBool::new(false))));
+        let gate = Arc::new(Gate::new(never, Arc::new(|| false)));
         Machine::new(StateMachine::open(Arc::new(engine), Keyspace::Cache).unwrap(), gate)
     }
 

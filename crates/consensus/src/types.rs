@@ -4,7 +4,11 @@ use std::{fmt, sync::Arc};
 
 use openraft::{EntryPayload, RaftTypeConfig, impls::leader_id_std, vote::RaftLeaderId};
 use serde::{Deserialize, Serialize};
-use state::{command::Batch, ids::NodeId, outcome::Outcome};
+use state::{
+    command::Batch,
+    ids::{NodeId, Position},
+    outcome::Outcome,
+};
 
 /// Both groups' openraft types. Written out, since openraft's macro has no place for a responder of one's own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,3 +122,13 @@ pub type Membership = openraft::Membership<MemberId, Peer>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 /// The leader's part of an entry's id: its term.
 pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
+
+/// openraft's id of an entry as a place in the log. Its leader id is the term alone.
+pub(crate) fn position(log_id: &LogId) -> Position {
+    Position { term: log_id.leader_id.term, index: log_id.index }
+}
+
+/// The reverse of [`position`].
+pub(crate) fn log_id(position: Position) -> LogId {
+    LogId::new(CommittedLeaderId::new(position.term), position.index)
+}

@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use consensus::{
     CheckpointPolicy, Error, Group, Options,
-    env::Env,
+    env::System,
     log::memory::MemoryLog,
     transport::Solitary,
     types::{MemberId, Peer},
@@ -23,18 +26,6 @@ use state::{
 };
 use storage::memory::MemoryEngine;
 
-struct Fixed;
-
-impl Env for Fixed {
-    fn unix_ms(&self) -> u64 {
-        1_000
-    }
-
-    fn random_u64(&self) -> u64 {
-        7
-    }
-}
-
 fn options(checkpoints: CheckpointPolicy) -> Options {
     Options {
         name: "test",
@@ -42,7 +33,7 @@ fn options(checkpoints: CheckpointPolicy) -> Options {
         heartbeat: Duration::from_millis(50),
         election_timeout: Duration::from_millis(150),
         checkpoints,
-        log_disk_full: Arc::new(AtomicBool::new(false)),
+        log_disk_full: Arc::new(|| false),
     }
 }
 
@@ -52,7 +43,7 @@ fn rarely() -> CheckpointPolicy {
 
 async fn start(options: Options, log: MemoryLog) -> Group<MemoryEngine> {
     let machine = StateMachine::open(Arc::new(MemoryEngine::new()), Keyspace::Values).unwrap();
-    let group = Group::start(options, log, Solitary::default(), machine, Arc::new(Fixed)).await.unwrap();
+    let group = Group::start(options, log, Solitary::default(), machine, Arc::new(System::new())).await.unwrap();
     if !group.is_founded().await.unwrap() {
         group.found(Peer::default()).await.unwrap();
     }
@@ -191,15 +182,16 @@ async fn checkpoints_purge_the_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_before_anything_is_proposed() {
-    let options = options(rarely());
-    let full = options.log_disk_full.clone();
+    let full = Arc::new(AtomicBool::new(false));
+    let asked = full.clone();
+    let options = Options { log_disk_full: Arc::new(move || asked.load(Ordering::Relaxed)), ..options(rarely()) };
     let group = start(options, MemoryLog::default()).await;
-    full.store(true, std::sync::atomic::Ordering::Relaxed);
+    full.store(true, Ordering::Relaxed);
     let before = group.status().last_index;
     assert_eq!(group.submit(bump("n")).await, Err(Error::DiskFull));
     assert_eq!(group.status().last_index, before);
     assert!(group.read().await.is_ok(), "reads go on");
-    full.store(false, std::sync::atomic::Ordering::Relaxed);
+    full.store(false, Ordering::Relaxed);
     assert!(group.submit(bump("n")).await.is_ok());
     group.shutdown().await;
 }

@@ -20,13 +20,12 @@ fn key(number: u64) -> Bytes {
 }
 
 fn put(engine: &DiskEngine, numbers: impl Iterator<Item = u64>) -> Duration {
-    let value = Bytes::from([b'v'; 100]);
     let numbers: Vec<u64> = numbers.collect();
     let begun = Instant::now();
     for batch in numbers.chunks(500) {
         let mut transaction = engine.begin();
         for number in batch {
-            transaction.put(key(*number), value.clone());
+            transaction.put(key(*number), [b'v'; 100].into());
         }
         transaction.commit().unwrap();
     }
@@ -89,7 +88,10 @@ fn a_million_rows() {
         checkpoint(&engine, "checkpoint of 50,000 rows spread over all");
     }
     println!("file: {} MiB", std::fs::metadata(dir.path().join("floor.redb")).unwrap().len() >> 20);
-    drop(engine);
+    let begun = Instant::now();
+    std::mem::forget(engine); // never closed, as after SIGKILL
+    drop(open(dir.path(), CACHE_BYTES));
+    println!("opened after a crash and closed in {:?}", begun.elapsed());
     for cache_bytes in [CACHE_BYTES, 512 << 20] {
         let begun = Instant::now();
         let engine = open(dir.path(), cache_bytes);

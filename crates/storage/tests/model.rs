@@ -253,7 +253,7 @@ fn crash(disk: &FaultyDisk, seed: Option<u64>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_memory_engine_is_a_map(phases in phases()) {

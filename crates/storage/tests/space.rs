@@ -117,6 +117,24 @@ fn what_is_written_after_a_refusal_lies_above_what_was_frozen() {
 }
 
 #[test]
+fn a_full_disk_keeps_nobody_from_starting_again() {
+    let disk = FaultyDisk::new();
+    let engine = open(&disk).unwrap();
+    put(&engine, 0..3000, 1, 100);
+    engine.checkpoint().unwrap();
+    disk.set_capacity(Some(0));
+    disk.crash();
+    drop(engine);
+    let crashed = open(&disk).unwrap();
+    assert_round(&crashed.view(), 0..3000, 1);
+    put(&crashed, 0..3000, 2, 5000);
+    assert!(matches!(crashed.checkpoint(), Err(Error::DiskFull { .. })));
+    drop(crashed);
+    let closed = open(&disk).unwrap();
+    assert_round(&closed.view(), 0..3000, 1);
+}
+
+#[test]
 fn opening_and_replacing_on_a_full_disk_are_refused_and_leave_no_trace() {
     let disk = FaultyDisk::new();
     disk.set_capacity(Some(0));

@@ -1,59 +1,91 @@
-//! The cache group's log: in memory only, so that no disk is on the path of a cache write. What is appended is
-//! "flushed" at once. A process that forgets it never comes back as the same member (`state::registry`).
+//! The `cache` group's log: in memory only. What is appended is as safe as it ever gets at once, so every callback
+//! is completed before the call returns. How much it keeps is the purger's to say.
 
 use std::{
-    collections::BTreeMap,
     fmt::Debug,
     io,
-    ops::RangeBounds,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::{RangeBounds, RangeInclusive},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use openraft::{
-    OptionalSend, RaftLogReader,
-    storage::{IOFlushed, LogState, RaftLogStorage},
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
 };
 
-use crate::types::{Entry, LogId, TypeConfig, Vote};
+use super::{
+    READ_BYTES_MAX, half_open,
+    span::{Span, Termed},
+    weight,
+};
+use crate::types::{Entry, LogId, TypeConfig, Vote, log_id, position};
 
-/// Bytes-free bound on what one read for replication returns, in entries.
-const READ_ENTRIES_MAX: usize = 64;
-
-/// A log in memory; clones share it.
-#[derive(Clone, Debug, Default)]
+/// A log that is gone with its process. Clones share it.
+#[derive(Clone, Debug)]
 pub struct MemoryLog {
-    state: Arc<Mutex<State>>,
+    live: Arc<Mutex<Live>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct Live {
+    span: Span<Entry>,
     vote: Option<Vote>,
     committed: Option<LogId>,
-    purged: Option<LogId>,
-    entries: BTreeMap<u64, Entry>,
+}
+
+impl Termed for Entry {
+    fn term(&self) -> u64 {
+        self.log_id.leader_id.term
+    }
 }
 
 impl MemoryLog {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No code under the lock can panic halfway through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An empty log, without a vote.
+    pub fn new() -> Self {
+        let live = Live { span: Span::after(None), vote: None, committed: None };
+        Self { live: Arc::new(Mutex::new(live)) }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().expect("nothing panics while it holds the log")
+    }
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl RaftLogReader<TypeConfig> for MemoryLog {
-    async fn try_get_log_entries<R>(&mut self, range: R) -> io::Result<Vec<Entry>>
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
     where
-        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        Ok(self.state().entries.range(range).map(|(_, entry)| entry.clone()).collect())
-    }
-
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        Ok(self.state().entries.range(start..end).take(READ_ENTRIES_MAX).map(|(_, entry)| entry.clone()).collect())
+        Ok(self.live().span.range(half_open(&range)).map(|(_, entry)| entry.clone()).collect())
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.state().vote)
+        Ok(self.live().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let live = self.live();
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for (_, entry) in live.span.range(start..end) {
+            bytes += weight::entry_bytes(entry);
+            if bytes > READ_BYTES_MAX && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
+        let keys = self.live().span.key_positions(range.start().index..=range.end().index);
+        Ok(keys.into_iter().map(log_id).collect())
     }
 }
 
@@ -61,9 +93,8 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        let state = self.state();
-        let last = state.entries.last_key_value().map(|(_, entry)| entry.log_id);
-        Ok(LogState { last_purged_log_id: state.purged, last_log_id: last.or(state.purged) })
+        let live = self.live();
+        Ok(LogState { last_purged_log_id: live.span.purged().map(log_id), last_log_id: live.span.last().map(log_id) })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -71,17 +102,17 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.state().vote = Some(*vote);
+        self.live().vote = Some(*vote);
         Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        self.state().committed = committed;
+        self.live().committed = committed;
         Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.state().committed)
+        Ok(self.live().committed)
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -89,21 +120,23 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.state().entries.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)));
+        {
+            let mut live = self.live();
+            for entry in entries {
+                live.span.push(entry.log_id.index, entry).map_err(io::Error::other)?;
+            }
+        }
         callback.io_completed(Ok(()));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let first_removed = last.map_or(0, |log_id| log_id.index() + 1);
-        self.state().entries.split_off(&first_removed);
+        self.live().span.truncate_after(last.map(|last| last.index));
         Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        let mut state = self.state();
-        state.entries = state.entries.split_off(&(upto.index() + 1));
-        state.purged = state.purged.max(Some(upto));
+        self.live().span.purge(position(&upto));
         Ok(())
     }
 }

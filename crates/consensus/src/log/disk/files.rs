@@ -1,0 +1,221 @@
+//! The segments ahead and behind: a thread that makes the next one before it is needed, and takes the old ones away.
+//!
+//! 1. The sync thread takes the next segment when the present one is full, and with that orders one more.
+//! 2. A segment whose entries are all purged is handed over, oldest first. It becomes the spare, or, when there is
+//!    one, is removed. One that a reader still holds is always removed: only a file that nobody reads is overwritten.
+//! 3. The spare, renamed, is the next segment. Its old content does no harm: the CRC of every record covers the
+//!    segment's number. Without a spare, the next segment is filled with zeros.
+//! 4. When the disk has no room for it, [`Files::disk_full`] tells those who accept writes, and it is tried again
+//!    every second. What was accepted already has the rest of the present segment.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use storage::fs::Disk;
+
+use super::{
+    record::Life,
+    segment::{self, Identity, Name, Segment},
+    shared::{PoisonOnPanic, Shared, closed},
+};
+use crate::env::Signal;
+
+/// How long after the disk was found full it is tried again.
+const FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// The segments that are not in use.
+pub(super) struct Files {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    identity: Identity,
+    segment_bytes: u64,
+    full: AtomicBool,
+    yard: Mutex<Yard>,
+    /// Wakes this module's thread.
+    work: Arc<dyn Signal>,
+    /// Wakes the sync thread when it waits for a segment.
+    ready: Arc<dyn Signal>,
+}
+
+#[derive(Default)]
+struct Yard {
+    next: Option<Segment>,
+    /// The number of the segment to make; none while `next` waits to be taken.
+    wanted: Option<u64>,
+    spare: Option<Segment>,
+    retired: VecDeque<Arc<Segment>>,
+    closing: bool,
+    stopped: bool,
+}
+
+/// What the thread does next.
+enum Task {
+    Make(u64),
+    Retire(Arc<Segment>),
+    Wait,
+    Stop,
+}
+
+impl Files {
+    /// The yard behind the segment `active`, with what was found on the disk.
+    pub(super) fn new(
+        (disk, dir, identity): (Arc<dyn Disk>, PathBuf, Identity),
+        segment_bytes: u64,
+        (work, ready): (Arc<dyn Signal>, Arc<dyn Signal>),
+        active: u64,
+        (next, spares): (Option<Segment>, Vec<Segment>),
+    ) -> Self {
+        let wanted = if next.is_some() { None } else { Some(active + 1) };
+        let retired = spares.into_iter().map(Arc::new).collect();
+        let yard = Mutex::new(Yard { next, wanted, spare: None, retired, closing: false, stopped: false });
+        Self { disk, dir, identity, segment_bytes, full: AtomicBool::new(false), yard, work, ready }
+    }
+
+    /// Whether there is no room for the next segment.
+    pub(super) fn disk_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Takes the next segment, and orders one more. Blocks while there is none; fails only when the log ends.
+    pub(super) fn take_next(&self) -> io::Result<Segment> {
+        loop {
+            {
+                let mut yard = self.yard();
+                if let Some(next) = yard.next.take() {
+                    yard.wanted = Some(next.seq + 1);
+                    self.work.raise();
+                    return Ok(next);
+                }
+                if yard.stopped || (yard.closing && self.disk_full()) {
+                    return Err(closed());
+                }
+            }
+            self.ready.wait(None);
+        }
+    }
+
+    /// Takes segments away that hold nothing live, oldest first.
+    pub(super) fn retire(&self, segments: impl IntoIterator<Item = Arc<Segment>>) {
+        self.yard().retired.extend(segments);
+        self.work.raise();
+    }
+
+    /// From now on nobody waits for room on a full disk.
+    pub(super) fn close(&self) {
+        self.yard().closing = true;
+        self.ready.raise();
+    }
+
+    /// Ends the thread after what it is at.
+    pub(super) fn stop(&self) {
+        self.yard().stopped = true;
+        self.work.raise();
+        self.ready.raise();
+    }
+
+    fn yard(&self) -> MutexGuard<'_, Yard> {
+        self.yard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn task(&self) -> Task {
+        let mut yard = self.yard();
+        if yard.stopped {
+            return Task::Stop;
+        }
+        match yard.wanted {
+            // A spare is the next segment at the cost of a rename: when there can be one, that comes first.
+            Some(seq) if yard.spare.is_some() || yard.retired.is_empty() => Task::Make(seq),
+            Some(_) | None => yard.retired.pop_front().map_or(Task::Wait, Task::Retire),
+        }
+    }
+
+    fn make(&self, seq: u64) -> io::Result<()> {
+        let spare = self.yard().spare.take();
+        let next = match spare {
+            None => segment::create(&*self.disk, &self.dir, &self.identity, seq, self.segment_bytes)?,
+            Some(spare) => self.revive(seq, spare)?,
+        };
+        {
+            let mut yard = self.yard();
+            yard.next = Some(next);
+            yard.wanted = None;
+        }
+        self.ready.raise();
+        Ok(())
+    }
+
+    fn revive(&self, seq: u64, spare: Segment) -> io::Result<Segment> {
+        let path = Name::Segment(seq).path(&self.dir);
+        if let Err(error) = self.disk.rename(&spare.path, &path) {
+            self.yard().spare = Some(spare);
+            return Err(error);
+        }
+        self.disk.sync_dir(&self.dir)?;
+        Ok(Segment { seq, life: Life::new(&self.identity, seq), path, ..spare })
+    }
+
+    fn retire_one(&self, retired: Arc<Segment>) -> io::Result<()> {
+        let path = retired.path.clone();
+        let has_spare = self.yard().spare.is_some();
+        match Arc::try_unwrap(retired) {
+            Ok(segment) if !has_spare && segment.bytes == self.segment_bytes => {
+                let spare = Name::Spare(segment.seq).path(&self.dir);
+                self.disk.rename(&path, &spare)?;
+                self.yard().spare = Some(Segment { path: spare, ..segment });
+            }
+            Ok(_) | Err(_) => self.disk.remove(&path)?,
+        }
+        // One after another, so that a crash never leaves an older one without a newer.
+        self.disk.sync_dir(&self.dir)
+    }
+}
+
+/// The thread.
+pub(super) fn run(shared: &Shared) {
+    let _guard = PoisonOnPanic(shared);
+    let files = &shared.files;
+    loop {
+        let done = match files.task() {
+            Task::Stop => return,
+            Task::Wait => {
+                files.work.wait(None);
+                Ok(())
+            }
+            Task::Retire(retired) => files.retire_one(retired),
+            Task::Make(seq) => match files.make(seq) {
+                Ok(()) => {
+                    if files.full.swap(false, Ordering::Relaxed) {
+                        tracing::info!(segment = seq, "the disk has room for the log again");
+                    }
+                    Ok(())
+                }
+                Err(error) if is_full(&error) => {
+                    if !files.full.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(segment = seq, %error, "the disk has no room for the log's next segment");
+                    }
+                    files.ready.raise();
+                    files.work.wait(Some(FULL_RETRY));
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = done {
+            let dir = files.dir.display();
+            shared.poison(&io::Error::new(error.kind(), format!("cannot change the files of {dir}: {error}")));
+            return;
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,314 @@
+//! What the log's threads and its callers share: the picture of the log in memory, and what waits to be written.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use openraft::storage::IOFlushed;
+use state::ids::Position;
+use tokio::sync::oneshot;
+
+use super::{files::Files, reader::Reader, record::StoredVote, segment::Segment};
+use crate::{
+    env::Signal,
+    log::{
+        span::{Span, Termed},
+        weight,
+    },
+    types::{Entry, TypeConfig},
+};
+
+/// An entry, as the log in memory knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// Its term.
+    pub(super) term: u64,
+    /// Where it is.
+    pub(super) standing: Standing,
+}
+
+impl Termed for Slot {
+    fn term(&self) -> u64 {
+        self.term
+    }
+}
+
+/// Where an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// In the queue and in the cache. The ticket tells it from another entry that had its index before a truncation.
+    Queued(u64),
+    /// In a segment, and durable.
+    Written(Location),
+}
+
+/// Where an entry's frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    /// The segment's number.
+    pub(super) segment: u64,
+    /// The frame's offset in it.
+    pub(super) offset: u32,
+    /// The frame's bytes.
+    pub(super) length: u32,
+}
+
+/// Something to be written, in order.
+pub(super) enum Op {
+    /// Entries; their tickets count up from the first one's.
+    Append { entries: Vec<Entry>, ticket: u64, done: IOFlushed<TypeConfig> },
+    /// A vote.
+    Vote(StoredVote, oneshot::Sender<io::Result<()>>),
+    /// The removal of all entries behind this one.
+    Truncate(Option<Position>),
+    /// The removal of all entries up to this one.
+    Purge(Position),
+}
+
+impl Op {
+    /// Tells whoever waits that it will never be durable.
+    pub(super) fn fail(self, error: io::Error) {
+        match self {
+            Self::Append { done, .. } => done.io_completed(Err(error)),
+            Self::Vote(_, done) => {
+                // Whoever asked may have gone away.
+                let _ = done.send(Err(error));
+            }
+            Self::Truncate(_) | Self::Purge(_) => {}
+        }
+    }
+}
+
+/// What waits to be written.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// In order.
+    pub(super) ops: VecDeque<Op>,
+    /// The newest committed entry that is not in the log yet. A hint for the next start that nobody waits for.
+    pub(super) committed: Option<Option<Position>>,
+    /// Whether anybody waits for a sync of what is queued.
+    pub(super) urgent: bool,
+}
+
+/// The log in memory.
+pub(super) struct Live {
+    /// The entries there are.
+    pub(super) span: Span<Slot>,
+    /// The newest of them.
+    pub(super) cache: Cache,
+    /// The vote.
+    pub(super) vote: Option<StoredVote>,
+    /// The last entry known to be committed.
+    pub(super) committed: Option<Position>,
+    /// The segments, by number.
+    pub(super) segments: BTreeMap<u64, Arc<Segment>>,
+    /// What waits to be written.
+    pub(super) queue: Queue,
+    /// The ticket of the next entry.
+    pub(super) ticket: u64,
+    /// Whether the sync thread sleeps until it is told to wake.
+    pub(super) asleep: bool,
+    /// Whether the log is being closed.
+    pub(super) closing: bool,
+    failure: Option<(io::ErrorKind, String)>,
+}
+
+impl Live {
+    /// The log as it was found.
+    pub(super) fn new(
+        state: super::record::State,
+        span: Span<Slot>,
+        segments: BTreeMap<u64, Arc<Segment>>,
+        cache_bytes_max: usize,
+    ) -> Self {
+        Self {
+            span,
+            cache: Cache { entries: VecDeque::new(), bytes: 0, bytes_max: cache_bytes_max },
+            vote: state.vote,
+            committed: state.committed,
+            segments,
+            queue: Queue::default(),
+            ticket: 0,
+            asleep: false,
+            closing: false,
+            failure: None,
+        }
+    }
+
+    /// What poisoned the log.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.failure.as_ref().map(|(kind, what)| io::Error::new(*kind, what.clone()))
+    }
+
+    /// Fails when the log is poisoned or closed.
+    pub(super) fn check(&self) -> io::Result<()> {
+        match self.failure() {
+            Some(failure) => Err(failure),
+            None if self.closing => Err(closed()),
+            None => Ok(()),
+        }
+    }
+
+    /// The entries of `range` from memory where they are there, from the disk where not, as many as fit in
+    /// `bytes_max`, but at least one.
+    pub(super) fn pick(&self, range: Range<u64>, bytes_max: usize) -> Picked {
+        let mut picked = Picked { frames: Vec::new(), entries: Vec::new() };
+        let mut bytes = 0;
+        for (index, slot) in self.span.range(range) {
+            let cached = self.cache.get(index);
+            bytes += match (cached, slot.standing) {
+                (Some(entry), _) => weight::entry_bytes(entry),
+                (None, Standing::Written(location)) => location.length as usize,
+                (None, Standing::Queued(_)) => unreachable!("a queued entry is in the cache until it is written"),
+            };
+            if bytes > bytes_max && !(picked.frames.is_empty() && picked.entries.is_empty()) {
+                break;
+            }
+            match (cached, slot.standing) {
+                (Some(entry), _) => picked.entries.push(entry.clone()),
+                (None, Standing::Written(location)) => {
+                    let segment = self.segments.get(&location.segment).expect("a segment with live entries is kept");
+                    picked.frames.push((Arc::clone(segment), location, Position { term: slot.term, index }));
+                }
+                (None, Standing::Queued(_)) => {}
+            }
+        }
+        picked
+    }
+}
+
+/// What a read takes: first from the disk, then, behind that, from memory.
+pub(super) struct Picked {
+    /// Where older entries lie.
+    pub(super) frames: Vec<Frame>,
+    /// Newer entries.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// An entry on the disk. The segment in it keeps the file from being used again until it has been read.
+pub(super) type Frame = (Arc<Segment>, Location, Position);
+
+/// The newest entries: always the last ones of the log, without a hole, bounded in bytes.
+pub(super) struct Cache {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Cache {
+    fn first(&self) -> Option<u64> {
+        self.entries.front().map(|entry| entry.log_id.index)
+    }
+
+    fn get(&self, index: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(index.checked_sub(self.first()?)?).ok()?)
+    }
+
+    /// Adds the log's new last entry.
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.bytes += weight::entry_bytes(&entry);
+        self.entries.push_back(entry);
+    }
+
+    /// Follows a truncation.
+    pub(super) fn truncate_after(&mut self, last: Option<u64>) {
+        while let Some(entry) = self.entries.pop_back_if(|entry| Some(entry.log_id.index) > last) {
+            self.bytes -= weight::entry_bytes(&entry);
+        }
+    }
+
+    /// Follows a purge.
+    pub(super) fn purge(&mut self, upto: u64) {
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.log_id.index <= upto) {
+            self.bytes -= weight::entry_bytes(&entry);
+        }
+    }
+
+    /// Drops the oldest entries that can be read from the disk, until the rest is within the bound.
+    pub(super) fn shrink(&mut self, span: &mut Span<Slot>) {
+        while self.bytes > self.bytes_max {
+            let written = |entry: &mut Entry| {
+                let slot = span.get_mut(entry.log_id.index);
+                slot.is_some_and(|slot| matches!(slot.standing, Standing::Written(_)))
+            };
+            let Some(entry) = self.entries.pop_front_if(written) else { return };
+            self.bytes -= weight::entry_bytes(&entry);
+        }
+    }
+}
+
+/// What all handles of one log, and its threads, hold.
+pub(super) struct Shared {
+    live: Mutex<Live>,
+    /// Wakes the sync thread.
+    pub(super) work: Arc<dyn Signal>,
+    /// The files that are made ahead and removed behind.
+    pub(super) files: Files,
+    /// The reads that go to the disk.
+    pub(super) reader: Reader,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    pub(super) fn new(live: Live, work: Arc<dyn Signal>, files: Files, reader: Reader) -> Self {
+        Self { live: Mutex::new(live), work, files, reader }
+    }
+
+    /// The log in memory.
+    pub(super) fn live(&self) -> MutexGuard<'_, Live> {
+        // A panic elsewhere has poisoned the log itself: see `poison_on_panic`.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the log: from now on every operation fails with `error`. Only the first one counts.
+    pub(super) fn poison(&self, error: &io::Error) {
+        let ops = {
+            let mut live = self.live();
+            live.failure.get_or_insert_with(|| (error.kind(), error.to_string()));
+            std::mem::take(&mut live.queue).ops
+        };
+        for op in ops {
+            op.fail(again(error));
+        }
+        self.stop();
+    }
+
+    /// Asks the sync thread to write what is queued, and to end.
+    pub(super) fn close(&self) {
+        self.live().closing = true;
+        self.work.raise();
+        self.files.close();
+    }
+
+    /// Asks all threads to end as they are.
+    pub(super) fn stop(&self) {
+        self.live().closing = true;
+        self.work.raise();
+        self.files.stop();
+        self.reader.stop();
+    }
+}
+
+/// Poisons the log when the thread that holds this panics: nobody may wait for a thread that is gone.
+pub(super) struct PoisonOnPanic<'a>(pub(super) &'a Shared);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison(&io::Error::other("a thread of the log has panicked"));
+        }
+    }
+}
+
+/// What operations on a closed log get.
+pub(super) fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the log is closed")
+}
+
+/// The same error once more: the operating system's cannot be cloned.
+pub(super) fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
