@@ -1,6 +1,42 @@
 //! Request bodies. Unknown fields are ignored; a known one that is missing, null or of another type is refused.
 
-use serde::{Deserialize, Serialize};
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// A body, or a part of one, that must be a JSON object: serde by itself takes a struct's fields from an array too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FromMap<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for FromMap<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(FromMap(PhantomData))
+    }
+}
+
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|object| object.0)
+}
+
+/// For `deserialize_with`: an optional field that is there must hold a value: null is refused, where serde by itself takes it as absent.
+pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
 
 macro_rules! body {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
@@ -58,16 +94,16 @@ body! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Iterate {
     /// What the keys begin with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// How many keys to skip.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// The most keys to answer: 1..=1000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// Start behind this key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }
 
@@ -77,7 +113,7 @@ pub struct CreateKey {
     /// Its name.
     pub key_name: String,
     /// When it stops being valid, as RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
 }
 
@@ -86,10 +122,16 @@ pub struct CreateKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhichKey {
     /// The key's text.
-    #[serde(default, alias = "api_key", alias = "root_api_key", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "present",
+        alias = "api_key",
+        alias = "root_api_key",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub key: Option<String>,
     /// The key's public id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub key_uuid: Option<String>,
 }
 
@@ -97,13 +139,13 @@ pub struct WhichKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsPatch {
     /// Quota in the Value Store, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub bytes_on_disk: Option<i64>,
     /// Quota in the Cache, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub bytes_in_memory: Option<i64>,
     /// Data operations per second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub rate_per_second_data_limit: Option<i64>,
 }
 
@@ -111,12 +153,13 @@ pub struct LimitsPatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetLimits {
     /// The key's text.
-    #[serde(default, alias = "key", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", alias = "key", skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
     /// The key's public id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub key_uuid: Option<String>,
     /// The new limits.
+    #[serde(deserialize_with = "object")]
     pub limits: LimitsPatch,
 }
 
@@ -127,6 +170,6 @@ pub struct Entities {
     #[serde(default)]
     pub offset: u64,
     /// The most to answer: 1..=1000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }

@@ -1,0 +1,53 @@
+//! `insid run`: a node from a configuration file.
+
+use std::path::Path;
+
+use crate::{
+    cli::Run,
+    clock::System,
+    commands::Failure,
+    config::{Config, Environment, file},
+    node::data_dir::DataDir,
+    secret::{self, InstanceSecret},
+    server::{self, Start},
+};
+
+/// Runs until a signal ends it.
+pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Failure> {
+    let flags = [
+        ("--data-dir", "data_dir", arguments.data_dir.clone()),
+        ("--public", "public_address", arguments.public.clone()),
+        ("--private", "private_address", arguments.private.clone()),
+        ("--log-level", "log_level", arguments.log_level.clone()),
+    ];
+    let config = effective(&arguments.config, environment, &flags)?;
+    let secret = match (environment.get(secret::VARIABLE), &config.instance_secret_file) {
+        (Some(text), _) => InstanceSecret::new(text)?,
+        (None, Some(path)) => InstanceSecret::read(path)?,
+        (None, None) => {
+            return Err(Failure::Usage(format!(
+                "there is no instance secret: set `instance_secret_file` in {}, or {}",
+                arguments.config.display(),
+                secret::VARIABLE
+            )));
+        }
+    };
+    if !DataDir::exists(&config.data_dir) {
+        server::create_data_dir(&config.data_dir, &System::new())?;
+    }
+    server::run(Start { config, root_key: secret.root_key(), announce: None })?;
+    Ok(())
+}
+
+/// The settings of a file with the environment and the flags over it.
+pub(crate) fn effective(
+    path: &Path,
+    environment: &Environment,
+    flags: &[(&str, &str, Option<String>)],
+) -> Result<Config, Failure> {
+    let mut config = file::read(path)?;
+    config.lay_environment(environment)?;
+    config.lay_flags(flags)?;
+    config.check_all()?;
+    Ok(config)
+}

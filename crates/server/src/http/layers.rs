@@ -1,0 +1,230 @@
+//! What every request passes, in this order, whatever it asks for:
+//!
+//! 1. an id, and a place among the requests in flight (503);
+//! 2. its client's address: permitted (403)? within its rate (429)?
+//! 3. a path (404) and a method (405) of the table;
+//! 4. a caller (401, 403) with a token (429): until here nothing of the body is read, and no store is asked;
+//! 5. the handler, behind a guard that turns a panic into 500;
+//! 6. the rest of the body, the headers that every answer has, one event in the log, one count in the metrics.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use api::{code::Code, header};
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method,
+        header::{CONNECTION, CONTENT_LENGTH},
+        request::Parts,
+    },
+    response::Response,
+};
+use futures_util::FutureExt;
+use hyper::body::Body as _;
+use state::ids::ApiKeyId;
+
+use crate::{
+    http::{
+        App, Call, KnownCall,
+        body::Payload,
+        caller::Known,
+        error::Error,
+        health, keys, kv,
+        router::{Class, Operation, Path, Permission, Route},
+    },
+    service,
+};
+
+/// The connection's peer, put beside each request by the listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// Serves one request.
+pub(crate) async fn serve(app: Arc<App>, path: Option<Arc<Path>>, request: Request<Body>) -> Response {
+    let start = Instant::now();
+    let (parts, body) = request.into_parts();
+    let number = app.requests.fetch_add(1, Ordering::Relaxed);
+    let mut payload = Payload::new(&parts.headers, body, app.budget.clone());
+    let mut caller = None;
+
+    let walked = AssertUnwindSafe(walk(&app, path.as_deref(), &parts, &mut payload, &mut caller)).catch_unwind().await;
+    let answered = walked.unwrap_or(Err(Error::Panicked));
+    let mut response = match &answered {
+        Ok(_) => None,
+        Err(error) => Some(refuse(error, &parts.headers)),
+    }
+    .or(answered.ok())
+    .expect("it is the one or the other");
+
+    if !payload.settle().await {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let class = path.as_ref().map_or(Class::System, |path| path.class());
+    finish(&app, class, number, &parts.method, &mut response);
+    let event = Event { number, class, path: path.as_deref(), parts: &parts, caller, took: start.elapsed() };
+    event.record(&app, &payload, &response);
+    response
+}
+
+/// Steps 1 to 5.
+async fn walk(
+    app: &App,
+    path: Option<&Path>,
+    parts: &Parts,
+    payload: &mut Payload,
+    caller: &mut Option<ApiKeyId>,
+) -> Result<Response, Error> {
+    let _place = Place::take(app)?;
+    let client = app.addresses.client(peer(parts), &parts.headers);
+    app.addresses.admit(client)?;
+    let class = path.map_or(Class::System, Path::class);
+    app.addresses.take(client, class)?;
+    let path = path.ok_or(Error::RouteNotFound)?;
+    let row = path.row(&parts.method).ok_or_else(|| Error::MethodNotAllowed(path.allow()))?;
+    let known = identify(app, row, &parts.headers)?;
+    let call = Call { app, uri: &parts.uri, payload };
+    match known {
+        None => health::serve(app, row.operation).await,
+        Some(known) => {
+            *caller = Some(known.caller.id);
+            if row.class != Class::System {
+                known.take_token(app.clock.monotonic_ns())?;
+            }
+            operate(row.operation, KnownCall { call, known: &known }).await
+        }
+    }
+}
+
+/// Who calls, when the row wants to know.
+fn identify(app: &App, row: &Route, headers: &HeaderMap) -> Result<Option<Arc<Known>>, Error> {
+    match row.permission {
+        Permission::Open => Ok(None),
+        Permission::AnyKey => app.callers.authenticate(headers, &app.service).map(Some),
+        Permission::Root => match app.callers.authenticate(headers, &app.service)? {
+            known if known.is_root() => Ok(Some(known)),
+            _ => Err(Error::Unauthorized("This route takes the root key alone")),
+        },
+    }
+}
+
+async fn operate(operation: Operation, call: KnownCall<'_>) -> Result<Response, Error> {
+    match operation {
+        Operation::Get(keyspace) => kv::get(call, keyspace).await,
+        Operation::GetByBody(keyspace) => kv::get_by_body(call, keyspace).await,
+        Operation::Set(keyspace) => kv::set(call, keyspace).await,
+        Operation::SetIfAbsent(keyspace) => kv::set_if_absent(call, keyspace).await,
+        Operation::CompareAndSwap(keyspace) => kv::compare_and_swap(call, keyspace).await,
+        Operation::Delete(keyspace) => kv::delete(call, keyspace).await,
+        Operation::Bump => kv::bump(call).await,
+        Operation::Iterate(keyspace, form) => kv::iterate(call, keyspace, form).await,
+        Operation::IterateByBody(keyspace) => kv::iterate_by_body(call, keyspace).await,
+        Operation::Limits => keys::limits(call).await,
+        Operation::Ping => keys::ping(&call),
+        Operation::AliasCreate => keys::alias_create(call).await,
+        Operation::AliasDelete => keys::alias_delete(call).await,
+        Operation::AliasList => keys::alias_list(call).await,
+        Operation::AdminCreate => keys::admin_create(call).await,
+        Operation::AdminDelete => keys::admin_delete(call).await,
+        Operation::AdminLimitsSet => keys::admin_limits_set(call).await,
+        Operation::AdminLimitsGet => keys::admin_limits_get(call).await,
+        Operation::AdminEntity => keys::admin_entity(call).await,
+        Operation::AdminEntities => keys::admin_entities(call).await,
+        Operation::AdminEntityByAlias => keys::admin_entity_by_alias(call).await,
+        Operation::AdminOps => Ok(keys::admin_ops(&call)),
+        Operation::Live | Operation::Ready | Operation::Metrics => health::serve(call.call.app, operation).await,
+    }
+}
+
+/// A place among the requests in flight.
+struct Place<'a>(&'a App);
+
+impl<'a> Place<'a> {
+    fn take(app: &'a App) -> Result<Self, Error> {
+        let place = Self(app);
+        // Counted first and given back on drop, refused or not.
+        if app.in_flight.fetch_add(1, Ordering::AcqRel) < app.bounds.in_flight_max {
+            Ok(place)
+        } else {
+            Err(Error::Overloaded)
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn peer(parts: &Parts) -> IpAddr {
+    parts.extensions.get::<Peer>().expect("the listener puts the peer beside every request").0.ip()
+}
+
+/// The answer to an error; one that nobody but the node can explain is logged with its reason.
+fn refuse(error: &Error, headers: &HeaderMap) -> Response {
+    if let Error::Service(service::Error::Internal(reason)) = error {
+        tracing::error!(reason, "request failed");
+    }
+    error.respond(headers)
+}
+
+/// What every answer has.
+fn finish(app: &App, class: Class, number: u64, method: &Method, response: &mut Response) {
+    let id = HeaderValue::from_str(&format!("{number:016x}")).expect("hex digits are a header value");
+    response.headers_mut().insert(HeaderName::from_static(header::REQUEST_ID), id);
+    if class == Class::Cache
+        && !response.headers().contains_key(header::CACHE_GENERATION)
+        && let Some(cache) = app.service.cache()
+    {
+        let name = HeaderName::from_static(header::CACHE_GENERATION);
+        response.headers_mut().insert(name, cache.generation.into());
+    }
+    if *method == Method::HEAD {
+        if let Some(bytes) = response.body().size_hint().exact() {
+            response.headers_mut().insert(CONTENT_LENGTH, bytes.into());
+        }
+        *response.body_mut() = Body::empty();
+    }
+}
+
+/// The one event of a request. It holds no query, no header, no body.
+struct Event<'a> {
+    number: u64,
+    class: Class,
+    path: Option<&'a Path>,
+    parts: &'a Parts,
+    caller: Option<ApiKeyId>,
+    took: Duration,
+}
+
+impl Event<'_> {
+    fn record(&self, app: &App, payload: &Payload, response: &Response) {
+        let status = response.status();
+        let code = response.extensions().get::<Code>().copied();
+        app.metrics.observe_request(self.class, status.as_u16(), code, self.took);
+        let code = code.map(Code::as_str);
+        let method = self.parts.method.as_str();
+        let route = self.path.map_or("unknown", Path::text);
+        let bytes_in = payload.bytes_read();
+        let bytes_out = response.body().size_hint().exact();
+        let duration_us = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+        let caller = self.caller.as_ref().map(tracing::field::display);
+        let request_id = format_args!("{:016x}", self.number);
+        let status = status.as_u16();
+        if status == 500 {
+            tracing::error!(
+                method, route, status, code, bytes_in, bytes_out, duration_us, caller, %request_id, "request"
+            );
+        } else {
+            tracing::info!(
+                method, route, status, code, bytes_in, bytes_out, duration_us, caller, %request_id, "request"
+            );
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The parts of a running server, put together.
+//!
+//! 1. Two runtimes: Raft's tasks never wait behind requests.
+//! 2. The listeners are bound before the node starts, so that a taken port is known at once; the node is started;
+//!    then requests are served, `addresses.json` is written, and the node is announced.
+//! 3. A signal stops accepting, lets what is in flight finish, then stops the node, which makes a last checkpoint. A
+//!    second signal ends the process at once. A fault of the node ends it with what and where.
+
+use std::{
+    fs,
+    io::Write,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use state::ids::NodeId;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Semaphore, watch},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    clock::{Clock, Entropy, System},
+    config::Config,
+    http::{
+        App, Bounds,
+        address::{AddressRates, Addresses as AddressRules},
+        body::{BodyBounds, Budget},
+        caller::Callers,
+        router::{Listener, router},
+    },
+    listen::{self, Times, tls},
+    node::{self, Node, data_dir::DataDir},
+    service::Service,
+    telemetry::{self, Metrics},
+};
+
+/// The file in the data directory that names the addresses in use.
+const ADDRESSES_FILE: &str = "addresses.json";
+/// Threads of Raft's own runtime: its two groups, and one for the rest.
+const RAFT_THREADS: usize = 2;
+/// How often callers that are not there any more are forgotten, in ticks of a second.
+const SWEEP_TICKS: u64 = 60;
+
+/// What a server is started with.
+pub(crate) struct Start {
+    /// Its settings, checked.
+    pub(crate) config: Config,
+    /// The root key.
+    pub(crate) root_key: String,
+    /// What to print on standard output when the node is ready.
+    pub(crate) announce: Option<Box<dyn FnOnce(&Addresses) -> String>>,
+}
+
+/// The addresses in use.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Addresses {
+    /// The public listener's.
+    pub(crate) public: SocketAddr,
+    /// The private listener's.
+    pub(crate) private: SocketAddr,
+}
+
+/// Makes the data directory of the first node of a new cluster.
+pub(crate) fn create_data_dir(path: &Path, entropy: &dyn Entropy) -> anyhow::Result<()> {
+    let mut random = [0; 24];
+    entropy.fill(&mut random);
+    let (cluster, node) = random.split_at(16);
+    let cluster_id = uuid::Builder::from_random_bytes(cluster.try_into().expect("16 bytes")).into_uuid();
+    let node_id = NodeId(u64::from_le_bytes(node.try_into().expect("8 bytes")));
+    DataDir::create(path, cluster_id, node_id)
+}
+
+/// Runs a server until a signal ends it.
+pub(crate) fn run(start: Start) -> anyhow::Result<()> {
+    let filter = telemetry::parse_filter(&start.config.log_level).map_err(anyhow::Error::msg)?;
+    telemetry::start_logging(filter, start.config.log_format);
+    let raft = runtime("insid-raft", Some(RAFT_THREADS))?;
+    let requests = runtime("insid-http", None)?;
+    let ended = requests.block_on(serve(start, raft.handle().clone()));
+    // What still blocks a thread, a read of a slow disk say, must not hold up the end.
+    requests.shutdown_background();
+    raft.shutdown_background();
+    ended
+}
+
+fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.thread_name(name).enable_all().build().with_context(|| format!("cannot start the threads of {name}"))
+}
+
+async fn serve(start: Start, raft: Handle) -> anyhow::Result<()> {
+    let Start { config, root_key, announce } = start;
+    let mut signals = Signals::new()?;
+    let public = bind("public_address", config.public_address).await?;
+    let private = bind("private_address", config.private_address).await?;
+    let public_options = Arc::new(listen_options(&config, &config.public_tls_certificate, &config.public_tls_key)?);
+    let private_options = Arc::new(listen_options(&config, &config.private_tls_certificate, &config.private_tls_key)?);
+    let addresses = Addresses { public: public.local_addr()?, private: private.local_addr()? };
+
+    let system = Arc::new(System::new());
+    let metrics = Metrics::new(system.clone());
+    let node = tokio::select! {
+        node = Node::start(node_options(&config, &system, &metrics, raft)) => node?,
+        () = signals.next() => return Ok(()),
+    };
+    let app = Arc::new(app(&config, &node, &root_key, system, metrics));
+
+    let (stop, stopping) = watch::channel(false);
+    let public = tokio::spawn(listen::serve(public, router(&app, Listener::Public), public_options, stopping.clone()));
+    let private = tokio::spawn(listen::serve(private, router(&app, Listener::Private), private_options, stopping));
+    let housekeeping = tokio::spawn(keep_house(app));
+    let json = serde_json::to_vec(&addresses).context("encoding the addresses")?;
+    node::data_dir::write_durably(&config.data_dir, ADDRESSES_FILE, &json)?;
+    if let Some(announce) = announce {
+        // Where nobody reads standard output, the node serves all the same.
+        drop(std::io::stdout().write_all(announce(&addresses).as_bytes()));
+    }
+
+    let fault = tokio::select! {
+        () = signals.next() => None,
+        fault = node.fault() => Some(fault),
+    };
+    tokio::spawn(async move {
+        signals.next().await;
+        std::process::exit(1);
+    });
+    if let Some(fault) = fault {
+        tracing::error!(fault, "the node has stopped on a fault");
+        bail!("the node has stopped on a fault: {fault}");
+    }
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    drop(tokio::join!(public, private));
+    housekeeping.abort();
+    // Whoever looks for a node there finds none.
+    drop(fs::remove_file(config.data_dir.join(ADDRESSES_FILE)));
+    node.shutdown().await
+}
+
+/// The signals that ask for an end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot wait for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{setting}`)"))
+}
+
+fn listen_options(
+    config: &Config,
+    certificate: &Option<std::path::PathBuf>,
+    key: &Option<std::path::PathBuf>,
+) -> anyhow::Result<listen::Options> {
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => bail!("a certificate and its key go together"),
+    };
+    Ok(listen::Options {
+        connections_max: config.connections_max,
+        times: Times {
+            head_max: Duration::from_millis(config.header_timeout_ms),
+            idle_max: Duration::from_millis(config.idle_timeout_ms),
+            write_stall_max: Duration::from_millis(config.write_timeout_ms),
+        },
+        tls,
+        tls_handshake_time_max: Duration::from_millis(config.tls_handshake_timeout_ms),
+        shutdown_time_max: Duration::from_millis(config.shutdown_timeout_ms),
+    })
+}
+
+fn app(config: &Config, node: &Node, root_key: &str, system: Arc<System>, metrics: Metrics) -> App {
+    let clock: Arc<dyn Clock> = system.clone();
+    let rates = AddressRates {
+        values: config.address_rate_values,
+        cache: config.address_rate_cache,
+        system: config.address_rate_system,
+    };
+    let body = BodyBounds {
+        bytes_max: BodyBounds::bytes_max(config.max_value_size),
+        stall_max: Duration::from_millis(config.body_stall_timeout_ms),
+        time_max: Duration::from_millis(config.body_timeout_ms),
+    };
+    App {
+        service: Service::new(node.values().clone(), node.cache(), config.cache_bytes_max),
+        callers: Callers::new(clock.clone(), root_key),
+        addresses: AddressRules::new(config.permitted_ips.clone(), config.trusted_proxies.clone(), rates),
+        metrics,
+        clock,
+        entropy: system,
+        bounds: Bounds {
+            value_bytes_max: config.max_value_size,
+            body,
+            in_flight_max: config.requests_in_flight_max,
+            request_time_max: Duration::from_millis(config.request_timeout_ms),
+        },
+        budget: Budget::new(config.body_bytes_in_flight_max),
+        scans: Arc::new(Semaphore::new(config.scans_max)),
+        in_flight: AtomicUsize::new(0),
+        requests: AtomicU64::new(0),
+    }
+}
+
+/// What is done now and then, beside the requests.
+async fn keep_house(app: Arc<App>) {
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for tick in 0_u64.. {
+        ticks.tick().await;
+        app.metrics.sample();
+        app.addresses.sweep();
+        if tick % SWEEP_TICKS == 0 {
+            app.callers.sweep(app.service.values().control_version());
+        }
+    }
+}
+
+fn node_options(config: &Config, system: &Arc<System>, metrics: &Metrics, raft: Handle) -> node::Options {
+    drop(metrics.log_latency());
+    node::Options {
+        data_dir: config.data_dir.clone(),
+        log_segment_bytes: config.log_segment_bytes,
+        page_cache_bytes: config.values_page_cache_bytes,
+        checkpoints: consensus::CheckpointPolicy {
+            applied_bytes: config.checkpoint_bytes,
+            interval: Duration::from_millis(config.checkpoint_interval_ms),
+            dirty_bytes_max: config.values_dirty_bytes_max,
+        },
+        env: system.clone(),
+        raft,
+    }
+}

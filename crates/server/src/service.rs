@@ -1,0 +1,236 @@
+//! The product's verbs, free of HTTP.
+//!
+//! 1. A handler calls a verb with parsed types and a deadline.
+//! 2. A write becomes one [`Command`], goes to the group of its keyspace, and its [`Outcome`] becomes the answer.
+//! 3. A read asks the group for a state that holds everything acknowledged before, and reads one view of it.
+//! 4. What fails becomes one [`Error`], which says whether anything can have been done.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use consensus::Group;
+use state::{
+    command::{Admin, Command, Data, Write},
+    ids::Keyspace,
+    keys::Caller,
+    kv::Key,
+    outcome::{DataOutcome, Done, Fault, Outcome, Rejection},
+    query::{Reader, Stored},
+};
+use storage::{Engine, disk::DiskEngine};
+use tokio::time::{Instant, timeout_at};
+
+use crate::node::cache::Cache;
+
+mod read;
+
+pub(crate) use read::{AnyReader, Both, Consistency};
+
+/// Why a verb was not carried out.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// The state machine refused.
+    Refused {
+        /// Why.
+        rejection: Rejection,
+        /// In which store.
+        keyspace: Keyspace,
+        /// The scope's counter of accepted writes, for a tenant's write.
+        revision: Option<u64>,
+    },
+    /// get: the key is absent.
+    KeyNotFound,
+    /// The API key or alias does not exist.
+    ApiKeyNotFound,
+    /// The caller's scope was deleted while the request was on its way.
+    ScopeGone,
+    /// bump: the increment is not an integer.
+    NotAnInteger,
+    /// Nothing was done: no leader is known.
+    NoLeader,
+    /// Nothing was done: the leader cannot reach a majority.
+    NoQuorum,
+    /// Nothing was done: too much is in hand.
+    Overloaded,
+    /// Nothing was done: the disk is full.
+    DiskFull,
+    /// Nothing was done: the cache holds as much as the node gives it.
+    MemoryFull,
+    /// The write may or may not have been done.
+    OutcomeUnknown,
+    /// A bug or a failed disk, for the log.
+    Internal(String),
+}
+
+impl From<consensus::Error> for Error {
+    fn from(error: consensus::Error) -> Self {
+        match error {
+            // A stopping node leads nothing any more.
+            consensus::Error::NoLeader | consensus::Error::Stopped => Self::NoLeader,
+            consensus::Error::NoQuorum => Self::NoQuorum,
+            consensus::Error::Overloaded => Self::Overloaded,
+            consensus::Error::DiskFull => Self::DiskFull,
+            consensus::Error::OutcomeUnknown => Self::OutcomeUnknown,
+        }
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::Internal(fault.to_string())
+    }
+}
+
+/// An accepted write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// The scope's counter of accepted writes to the store.
+    pub(crate) revision: u64,
+    /// bump: the new value.
+    pub(crate) sum: Option<i64>,
+}
+
+/// Both groups, and the product's verbs over them.
+pub(crate) struct Service {
+    values: Group<DiskEngine>,
+    /// Empty while no generation runs; the node swaps it when a new one begins.
+    cache: Arc<ArcSwapOption<Cache>>,
+    cache_bytes_max: u64,
+    /// Upper bound of what the cache writes now on their way will add, in bytes.
+    cache_bytes_coming: AtomicU64,
+}
+
+impl Service {
+    /// The verbs over these groups, with `cache_bytes_max` bytes of keys and values for the cache.
+    pub(crate) fn new(values: Group<DiskEngine>, cache: Arc<ArcSwapOption<Cache>>, cache_bytes_max: u64) -> Self {
+        Self { values, cache, cache_bytes_max, cache_bytes_coming: AtomicU64::new(0) }
+    }
+
+    /// The group of the durable store, which holds the control plane too.
+    pub(crate) fn values(&self) -> &Group<DiskEngine> {
+        &self.values
+    }
+
+    /// The running cache group.
+    pub(crate) fn cache(&self) -> Option<Arc<Cache>> {
+        self.cache.load_full()
+    }
+
+    /// One tenant's write.
+    pub(crate) async fn write(
+        &self,
+        keyspace: Keyspace,
+        caller: &Caller,
+        write: Write,
+        deadline: Instant,
+    ) -> Result<Written, Error> {
+        let outcome = match keyspace {
+            Keyspace::Values => propose(&self.values, data(caller, write, None), deadline).await?,
+            Keyspace::Cache => {
+                let cache = self.cache().ok_or(Error::NoLeader)?;
+                let _coming = self.reserve_cache(&cache, caller, &write)?;
+                let quota_bytes = quota_in_memory(caller);
+                propose(&cache.group, data(caller, write, quota_bytes), deadline).await?
+            }
+        };
+        match outcome {
+            Outcome::Data(DataOutcome { revision, result: Ok(sum) }) => Ok(Written { revision, sum }),
+            Outcome::Data(DataOutcome { result: Err(Rejection::ScopeGone), .. }) => Err(Error::ScopeGone),
+            Outcome::Data(DataOutcome { revision, result: Err(rejection) }) => {
+                Err(Error::Refused { rejection, keyspace, revision: Some(revision) })
+            }
+            Outcome::Refused(rejection) => Err(Error::Refused { rejection, keyspace, revision: None }),
+            Outcome::Done(done) => Err(unexpected(&done)),
+        }
+    }
+
+    /// A change of keys, aliases or limits.
+    pub(crate) async fn administer(&self, admin: Admin, deadline: Instant) -> Result<(), Error> {
+        match propose(&self.values, Command::Admin(admin), deadline).await? {
+            Outcome::Done(Done::Accepted | Done::KeyDeleted { .. }) => Ok(()),
+            Outcome::Refused(rejection) => {
+                Err(Error::Refused { rejection, keyspace: Keyspace::Values, revision: None })
+            }
+            Outcome::Done(done @ (Done::Purged { .. } | Done::Registered { .. } | Done::GenerationBegun { .. })) => {
+                Err(unexpected(&done))
+            }
+            Outcome::Data(_) => Err(Error::Internal("an admin command was answered as a write".to_owned())),
+        }
+    }
+
+    /// Counts a cache write's bytes as coming until it is answered.
+    ///
+    /// The rule is simple and errs on the safe side: what the cache holds, and all that is on its way as if each
+    /// write were of a new key, must fit. Only past that is the key's present size looked up, so that a write that
+    /// does not grow its key goes on; a delete always does.
+    fn reserve_cache(&self, cache: &Cache, caller: &Caller, write: &Write) -> Result<Coming<'_>, Error> {
+        let (key, bytes) = match write {
+            Write::Put { key, value, .. } => (key, (key.as_bytes().len() + value.as_bytes().len()) as u64),
+            Write::Delete { .. } | Write::Bump { .. } => return Ok(Coming { service: self, bytes: 0 }),
+        };
+        let coming_bytes = self.cache_bytes_coming.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        let coming = Coming { service: self, bytes };
+        let reader = cache.group.local();
+        if reader.totals()?.bytes + coming_bytes <= self.cache_bytes_max {
+            return Ok(coming);
+        }
+        let present_bytes = match reader.get(caller.entity.scope, key)? {
+            Some(stored) => (key.as_bytes().len() + stored.value().len()) as u64,
+            None => 0,
+        };
+        if bytes <= present_bytes { Ok(coming) } else { Err(Error::MemoryFull) }
+    }
+}
+
+/// Bytes that a cache write on its way may add.
+struct Coming<'a> {
+    service: &'a Service,
+    bytes: u64,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.service.cache_bytes_coming.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+fn data(caller: &Caller, write: Write, quota_bytes: Option<u64>) -> Command {
+    Command::Data(Data {
+        scope: caller.entity.scope,
+        api_key: caller.id,
+        request: None,
+        quota_bytes,
+        writes: vec![write],
+    })
+}
+
+/// The root key's scope has no quota.
+fn quota_in_memory(caller: &Caller) -> Option<u64> {
+    (caller.entity.scope != state::ids::ScopeId::ROOT).then_some(caller.entity.limits.bytes_in_memory)
+}
+
+/// Proposes, and waits until the deadline: past it, nobody knows what becomes of the proposal.
+async fn propose<E: Engine>(group: &Group<E>, command: Command, deadline: Instant) -> Result<Outcome, Error> {
+    match timeout_at(deadline, group.submit(command)).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Error::OutcomeUnknown),
+    }
+}
+
+/// Waits for a read until the deadline.
+async fn await_read<T>(read: impl Future<Output = Result<T, consensus::Error>>, deadline: Instant) -> Result<T, Error> {
+    match timeout_at(deadline, read).await {
+        Ok(reader) => Ok(reader?),
+        Err(_) => Err(Error::Overloaded),
+    }
+}
+
+fn unexpected(done: &Done) -> Error {
+    Error::Internal(format!("a command was answered with {done:?}"))
+}

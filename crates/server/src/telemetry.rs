@@ -1,0 +1,40 @@
+//! What the node tells about itself: log events and metrics. No key, no value, no secret is in either.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::LogFormat;
+
+mod metrics;
+
+pub(crate) use metrics::{LogLatency, Metrics};
+
+/// openraft tells at the level "info" what it thinks: only its errors are for operators, unless they ask for more.
+const OPENRAFT: &str = "openraft";
+const OPENRAFT_LEVEL: &str = "openraft=error";
+
+/// Which events are logged.
+///
+/// # Errors
+/// What is wrong with the directives.
+pub(crate) fn parse_filter(directives: &str) -> Result<EnvFilter, String> {
+    let directives =
+        if directives.contains(OPENRAFT) { directives.to_owned() } else { format!("{OPENRAFT_LEVEL},{directives}") };
+    EnvFilter::builder().parse(directives).map_err(|error| format!("it holds no log directives: {error}"))
+}
+
+/// Begins to log to standard error, for the rest of the process.
+pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) {
+    let for_people = match format {
+        LogFormat::Auto => stderr().is_terminal(),
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    if for_people {
+        registry.with(fmt::layer().with_ansi(stderr().is_terminal()).with_writer(stderr)).init();
+    } else {
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).init();
+    }
+}
