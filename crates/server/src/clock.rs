@@ -1,7 +1,7 @@
 //! Time and randomness, as traits: everything above gets them handed in, so that tests and the simulator can turn
 //! the clock and repeat a run.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use consensus::env::Env as _;
 
 /// Where time comes from.
 pub(crate) trait Clock: Send + Sync {
@@ -18,43 +18,30 @@ pub(crate) trait Entropy: Send + Sync {
 }
 
 /// The operating system's clock and random numbers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct System {
-    start: Instant,
+    env: consensus::env::System,
 }
 
 impl System {
     /// A clock whose monotonic time begins now.
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now() }
+        Self::default()
     }
 }
 
 impl Clock for System {
     fn unix_ms(&self) -> u64 {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+        self.env.unix_ms()
     }
 
     fn monotonic_ns(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.env.monotonic().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
 impl Entropy for System {
     fn fill(&self, out: &mut [u8]) {
         getrandom::fill(out).expect("the operating system has random numbers on every platform that is supported");
-    }
-}
-
-impl consensus::env::Env for System {
-    fn unix_ms(&self) -> u64 {
-        Clock::unix_ms(self)
-    }
-
-    fn random_u64(&self) -> u64 {
-        let mut random = [0; 8];
-        self.fill(&mut random);
-        u64::from_le_bytes(random)
     }
 }

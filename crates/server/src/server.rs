@@ -114,7 +114,7 @@ async fn serve(start: Start, raft: Handle) -> anyhow::Result<()> {
     let system = Arc::new(System::new());
     let metrics = Metrics::new(system.clone());
     let node = tokio::select! {
-        node = Node::start(node_options(&config, &system, &metrics, raft)) => node?,
+        node = Node::start(node_options(&config, &metrics, raft)) => node?,
         () = signals.next() => return Ok(()),
     };
     let app = Arc::new(app(&config, &node, &root_key, system, metrics));
@@ -244,8 +244,7 @@ async fn keep_house(app: Arc<App>) {
     }
 }
 
-fn node_options(config: &Config, system: &Arc<System>, metrics: &Metrics, raft: Handle) -> node::Options {
-    drop(metrics.log_latency());
+fn node_options(config: &Config, metrics: &Metrics, raft: Handle) -> node::Options {
     node::Options {
         data_dir: config.data_dir.clone(),
         log_segment_bytes: config.log_segment_bytes,
@@ -255,7 +254,9 @@ fn node_options(config: &Config, system: &Arc<System>, metrics: &Metrics, raft: 
             interval: Duration::from_millis(config.checkpoint_interval_ms),
             dirty_bytes_max: config.values_dirty_bytes_max,
         },
-        env: system.clone(),
+        disk: Arc::new(storage::fs::OsDisk),
+        log_observer: Arc::new(metrics.log_latency()),
+        env: Arc::new(consensus::env::System::new()),
         raft,
     }
 }

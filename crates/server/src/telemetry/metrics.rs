@@ -58,9 +58,8 @@ struct ByBucket {
 #[derive(Clone, Debug)]
 pub(crate) struct LogLatency(Histogram);
 
-impl LogLatency {
-    /// Counts one sync of the log.
-    pub(crate) fn observe_fsync(&self, took: Duration) {
+impl consensus::log::disk::Observer for LogLatency {
+    fn synced(&self, took: Duration, _bytes: usize, _records: usize) {
         self.0.observe(took.as_secs_f64());
     }
 }
