@@ -16,10 +16,12 @@ local keys = %d
 wrk.headers["Authorization"] = "Bearer %s"
 local value = string.rep("x", 100)
 local which = "%s"
+local next_key = 0
 request = function()
-  local key = string.format("key:%%016d", math.random(0, keys - 1))
+  next_key = next_key + 1
+  local key = string.format("key:%%016d", which == "fill" and next_key %% keys or math.random(0, keys - 1))
   if which == "get" then return wrk.format("GET", "/db/api/v1/vs?key=" .. key) end
-  local path = which == "set" and "/db/api/v1/vs" or "/db/api/v1/cache"
+  local path = which == "cache set" and "/db/api/v1/cache" or "/db/api/v1/vs"
   return wrk.format("POST", path, nil, '{"key":"' .. key .. '","value":"' .. value .. '"}')
 end
 local thread_seed = os.time()
@@ -119,10 +121,10 @@ def main():
 
 def measure(arguments, scratch, address, key, port):
     scripts = {}
-    for name in ("get", "set", "cache set"):
+    for name in ("fill", "get", "set", "cache set"):
         scripts[name] = scratch / f"{name.replace(' ', '-')}.lua"
         scripts[name].write_text(LUA % (KEYS, key, name))
-    wrk(address, scripts["set"], 64, 3)
+    wrk(address, scripts["fill"], 64, 5)
     redis_benchmark(port, "set", 64, 3)
     peers = {"get": "get", "set": "set", "cache set": "set"}
     found = {}

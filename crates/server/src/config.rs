@@ -85,8 +85,8 @@ settings! {
     checkpoint_interval_ms: u64 = 60_000;
     /// A checkpoint begins when it has this many bytes to write.
     checkpoint_bytes: u64 = 64 << 20;
-    /// Bytes of one segment of the log. One more is always filled ahead.
-    log_segment_bytes: u64 = 64 << 20;
+    /// Least bytes of one segment of the log; more where max_value_size needs it. One more is always filled ahead.
+    log_segment_bytes: u64 = 16 << 20;
 
     /// Most requests in flight. Past it they are answered 503.
     requests_in_flight_max: usize = 4_096;
@@ -227,7 +227,7 @@ impl Config {
         self.check_range("values_page_cache_bytes", self.values_page_cache_bytes as u64, mib, u64::MAX)?;
         self.check_range("checkpoint_interval_ms", self.checkpoint_interval_ms, 100, 86_400_000)?;
         self.check_range("checkpoint_bytes", self.checkpoint_bytes, 1 << 16, self.values_dirty_bytes_max)?;
-        self.check_range("log_segment_bytes", self.log_segment_bytes, mib, 4 << 30)?;
+        self.check_range("log_segment_bytes", self.log_segment_bytes, mib, 1 << 30)?;
         self.check_range("requests_in_flight_max", self.requests_in_flight_max as u64, 1, 1_000_000)?;
         let body_bytes_max = crate::http::body::BodyBounds::bytes_max(self.max_value_size) as u64;
         let in_flight = self.body_bytes_in_flight_max as u64;

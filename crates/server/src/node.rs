@@ -123,7 +123,12 @@ impl Node {
         if let Some(cache) = self.cache.swap(None) {
             cache.group.shutdown().await;
         }
-        self.values.checkpoint().await.context("the last checkpoint")?;
+        match self.values.checkpoint().await {
+            Ok(()) => {}
+            // The log has it all: the next start re-applies it.
+            Err(storage::Error::DiskFull { path }) => tracing::warn!(path, "disk full: stopping without a checkpoint"),
+            Err(error) => return Err(error).context("the last checkpoint"),
+        }
         self.values.shutdown().await;
         self.log.close().context("closing the log")
     }

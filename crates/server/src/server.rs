@@ -244,10 +244,18 @@ async fn keep_house(app: Arc<App>) {
     }
 }
 
+/// The size of a log segment: what is configured, and at least four of the largest entries there can be, each with a
+/// key and two values. In whole pages.
+fn log_segment_bytes(config: &Config) -> u64 {
+    const PAGE_BYTES: u64 = 4096;
+    let entry_bytes_max = 3 * config.max_value_size as u64 + 64 * 1024;
+    config.log_segment_bytes.max(4 * entry_bytes_max).next_multiple_of(PAGE_BYTES)
+}
+
 fn node_options(config: &Config, metrics: &Metrics, raft: Handle) -> node::Options {
     node::Options {
         data_dir: config.data_dir.clone(),
-        log_segment_bytes: config.log_segment_bytes,
+        log_segment_bytes: log_segment_bytes(config),
         page_cache_bytes: config.values_page_cache_bytes,
         checkpoints: consensus::CheckpointPolicy {
             applied_bytes: config.checkpoint_bytes,
