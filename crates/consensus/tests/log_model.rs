@@ -250,7 +250,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_crash_leaves_a_moment_of_the_past_and_nothing_promised_is_lost(steps in prop::collection::vec(step(), 1..120)) {

@@ -1,6 +1,6 @@
 //! The segments ahead and behind: a thread that makes the next one before it is needed, and takes the old ones away.
 //!
-//! 1. The sync thread takes the next segment when the present one is full, and with that orders one more.
+//! 1. The sync thread takes the next segment when the present one is full, and then orders one more.
 //! 2. A segment whose entries are all purged is handed over, oldest first. It becomes the spare, or, when there is
 //!    one, is removed. One that a reader still holds is always removed: only a file that nobody reads is overwritten.
 //! 3. The spare, renamed, is the next segment. Its old content does no harm: the CRC of every record covers the
@@ -83,20 +83,28 @@ impl Files {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// Takes the next segment, and orders one more. Blocks while there is none; fails only when the log ends.
-    pub(super) fn take_next(&self) -> io::Result<Segment> {
+    /// Takes the next segment. None when it is not made yet.
+    pub(super) fn try_next(&self) -> Option<Segment> {
+        self.yard().next.take()
+    }
+
+    /// Orders the segment `seq` to be the next.
+    pub(super) fn order(&self, seq: u64) {
+        self.yard().wanted = Some(seq);
+        self.work.raise();
+    }
+
+    /// As [`Files::try_next`], but waits for it. Fails only when the log ends.
+    pub(super) fn wait_next(&self) -> io::Result<Segment> {
         loop {
-            {
-                let mut yard = self.yard();
-                if let Some(next) = yard.next.take() {
-                    yard.wanted = Some(next.seq + 1);
-                    self.work.raise();
-                    return Ok(next);
-                }
-                if yard.stopped || (yard.closing && self.disk_full()) {
-                    return Err(closed());
-                }
+            if let Some(next) = self.try_next() {
+                return Ok(next);
             }
+            let yard = self.yard();
+            if yard.stopped || (yard.closing && self.disk_full()) {
+                return Err(closed());
+            }
+            drop(yard);
             self.ready.wait(None);
         }
     }

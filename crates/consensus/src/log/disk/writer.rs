@@ -263,16 +263,26 @@ impl Writer {
         self.synced.offset + (self.buffer.len() + SEALED_FRAME_BYTES) as u64 <= self.active.bytes
     }
 
-    /// Seals the segment, makes all of it durable, and opens the next one.
+    /// Seals the segment, makes all of it durable, and opens the next one. A sealed segment always has a next one.
     fn rotate(&mut self) -> io::Result<()> {
+        let next = match self.shared.files.try_next() {
+            Some(next) => next,
+            None => {
+                // That may take until the disk has room: those whose records are in the buffer need not wait for it.
+                self.flush()?;
+                self.shared.files.wait_next()?
+            }
+        };
         let begin = record::open(&mut self.buffer);
         record::put_sealed(&mut self.buffer);
         record::close(&mut self.buffer, begin, self.active.life, self.synced.offset + begin as u64);
         self.batch.records += 1;
         self.flush()?;
 
+        // Not before: recovery relies on there never being two segments behind one that is not sealed.
+        self.shared.files.order(next.seq + 1);
         let sealed = self.synced;
-        self.active = Arc::new(self.shared.files.take_next()?);
+        self.active = Arc::new(next);
         self.synced = Place { segment: self.active.seq, offset: 0 };
         self.shared.live().segments.insert(self.active.seq, Arc::clone(&self.active));
         self.open_segment(sealed)
