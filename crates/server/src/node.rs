@@ -34,9 +34,12 @@ pub(crate) mod data_dir {
 pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
     pub(crate) log_segment_bytes: u64,
+    pub(crate) log_cache_bytes_max: usize,
     pub(crate) page_cache_bytes: usize,
     pub(crate) checkpoints: CheckpointPolicy,
+    pub(crate) disk: Arc<dyn storage::fs::Disk>,
     pub(crate) env: Arc<dyn Env>,
+    pub(crate) log_observer: Arc<dyn consensus::log::disk::Observer>,
     pub(crate) raft: Handle,
 }
 pub(crate) struct Node {

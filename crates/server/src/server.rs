@@ -19,8 +19,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use consensus::env::{Env, System};
 use serde::Serialize;
 use state::ids::NodeId;
+use storage::fs::OsDisk;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, Runtime},
@@ -30,8 +32,8 @@ use tokio::{
 };
 
 use crate::{
-    clock::{Clock, Entropy, System},
     config::Config,
+    env::random_bytes,
     http::{
         App, Bounds,
         address::{AddressRates, Addresses as AddressRules},
@@ -72,13 +74,9 @@ pub(crate) struct Addresses {
 }
 
 /// Makes the data directory of the first node of a new cluster.
-pub(crate) fn create_data_dir(path: &Path, entropy: &dyn Entropy) -> anyhow::Result<()> {
-    let mut random = [0; 24];
-    entropy.fill(&mut random);
-    let (cluster, node) = random.split_at(16);
-    let cluster_id = uuid::Builder::from_random_bytes(cluster.try_into().expect("16 bytes")).into_uuid();
-    let node_id = NodeId(u64::from_le_bytes(node.try_into().expect("8 bytes")));
-    DataDir::create(path, cluster_id, node_id)
+pub(crate) fn create_data_dir(path: &Path, env: &dyn Env) -> anyhow::Result<()> {
+    let cluster_id = uuid::Builder::from_random_bytes(random_bytes(env)).into_uuid();
+    DataDir::create(path, cluster_id, NodeId(env.random_u64()))
 }
 
 /// Runs a server until a signal ends it.
@@ -111,13 +109,13 @@ async fn serve(start: Start, raft: Handle) -> anyhow::Result<()> {
     let private_options = Arc::new(listen_options(&config, &config.private_tls_certificate, &config.private_tls_key)?);
     let addresses = Addresses { public: public.local_addr()?, private: private.local_addr()? };
 
-    let system = Arc::new(System::new());
-    let metrics = Metrics::new(system.clone());
+    let env: Arc<dyn Env> = Arc::new(System::new());
+    let metrics = Metrics::new(env.clone());
     let node = tokio::select! {
-        node = Node::start(node_options(&config, &system, &metrics, raft)) => node?,
+        node = Node::start(node_options(&config, env.clone(), &metrics, raft)) => node?,
         () = signals.next() => return Ok(()),
     };
-    let app = Arc::new(app(&config, &node, &root_key, system, metrics));
+    let app = Arc::new(app(&config, &node, &root_key, env, metrics));
 
     let (stop, stopping) = watch::channel(false);
     let public = tokio::spawn(listen::serve(public, router(&app, Listener::Public), public_options, stopping.clone()));
@@ -198,8 +196,7 @@ fn listen_options(
     })
 }
 
-fn app(config: &Config, node: &Node, root_key: &str, system: Arc<System>, metrics: Metrics) -> App {
-    let clock: Arc<dyn Clock> = system.clone();
+fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env>, metrics: Metrics) -> App {
     let rates = AddressRates {
         values: config.address_rate_values,
         cache: config.address_rate_cache,
@@ -212,11 +209,10 @@ fn app(config: &Config, node: &Node, root_key: &str, system: Arc<System>, metric
     };
     App {
         service: Service::new(node.values().clone(), node.cache(), config.cache_bytes_max),
-        callers: Callers::new(clock.clone(), root_key),
+        callers: Callers::new(env.clone(), root_key),
         addresses: AddressRules::new(config.permitted_ips.clone(), config.trusted_proxies.clone(), rates),
         metrics,
-        clock,
-        entropy: system,
+        env,
         bounds: Bounds {
             value_bytes_max: config.max_value_size,
             body,
@@ -244,18 +240,20 @@ async fn keep_house(app: Arc<App>) {
     }
 }
 
-fn node_options(config: &Config, system: &Arc<System>, metrics: &Metrics, raft: Handle) -> node::Options {
-    drop(metrics.log_latency());
+fn node_options(config: &Config, env: Arc<dyn Env>, metrics: &Metrics, raft: Handle) -> node::Options {
     node::Options {
         data_dir: config.data_dir.clone(),
         log_segment_bytes: config.log_segment_bytes,
+        log_cache_bytes_max: config.log_cache_bytes_max,
         page_cache_bytes: config.values_page_cache_bytes,
         checkpoints: consensus::CheckpointPolicy {
             applied_bytes: config.checkpoint_bytes,
             interval: Duration::from_millis(config.checkpoint_interval_ms),
             dirty_bytes_max: config.values_dirty_bytes_max,
         },
-        env: system.clone(),
+        disk: Arc::new(OsDisk),
+        env,
+        log_observer: metrics.log_observer(),
         raft,
     }
 }

@@ -8,7 +8,7 @@ use crate::config::LogFormat;
 
 mod metrics;
 
-pub(crate) use metrics::{LogLatency, Metrics};
+pub(crate) use metrics::Metrics;
 
 /// openraft tells at the level "info" what it thinks: only its errors are for operators, unless they ask for more.
 const OPENRAFT: &str = "openraft";
