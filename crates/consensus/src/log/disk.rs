@@ -179,7 +179,7 @@ impl DiskLog {
             Some(recovered) => recovered,
             None => empty(&*disk, &dir, &identity, segment_bytes)?,
         };
-        let Recovered { state, span, segments, offset, next, spares } = recovered;
+        let Recovered { state, span, segments, offset, next } = recovered;
         let active = segments.values().next_back().map(Arc::clone).expect("a log has a segment");
 
         let files = Files::new(
@@ -187,7 +187,7 @@ impl DiskLog {
             segment_bytes,
             (env.signal(), env.signal()),
             active.seq,
-            (next, spares),
+            next,
         );
         let live = Live::new(state, span, segments, cache_bytes_max);
         let shared = Arc::new(Shared::new(live, env.signal(), files, Reader::new(env.signal())));
@@ -255,6 +255,5 @@ fn empty(disk: &dyn Disk, dir: &Path, identity: &Identity, segment_bytes: u64) -
         segments: BTreeMap::from([(FIRST_SEGMENT, Arc::new(first))]),
         offset: 0,
         next: None,
-        spares: Vec::new(),
     })
 }

@@ -4,7 +4,7 @@
 use std::{
     fmt::Debug,
     io,
-    ops::{RangeBounds, RangeInclusive},
+    ops::RangeBounds,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -81,11 +81,6 @@ impl RaftLogReader<TypeConfig> for MemoryLog {
             entries.push(entry.clone());
         }
         Ok(entries)
-    }
-
-    async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
-        let keys = self.live().span.key_positions(range.start().index..=range.end().index);
-        Ok(keys.into_iter().map(log_id).collect())
     }
 }
 

@@ -1,9 +1,6 @@
 //! What a log holds: a purge point and the consecutive entries behind it.
 
-use std::{
-    collections::VecDeque,
-    ops::{Range, RangeInclusive},
-};
+use std::{collections::VecDeque, ops::Range};
 
 use state::ids::Position;
 
@@ -100,22 +97,6 @@ impl<T: Termed> Span<T> {
         self.items.drain(..gone.min(self.items.len()));
         self.purged = Some(upto);
         self.first = upto.index + 1;
-    }
-
-    /// The places in `range` at which a term begins, and the first and the last of the range: what openraft
-    /// needs to know of a log when it starts.
-    pub(super) fn key_positions(&self, range: RangeInclusive<u64>) -> Vec<Position> {
-        let mut keys: Vec<Position> = Vec::new();
-        let mut last = None;
-        for (index, item) in self.range(*range.start()..range.end().saturating_add(1)) {
-            let here = Position { term: item.term(), index };
-            if keys.last().is_none_or(|key| key.term != here.term) {
-                keys.push(here);
-            }
-            last = Some(here);
-        }
-        keys.extend(last.filter(|last| keys.last() != Some(last)));
-        keys
     }
 
     fn end(&self) -> u64 {

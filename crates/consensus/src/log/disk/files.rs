@@ -65,17 +65,16 @@ enum Task {
 }
 
 impl Files {
-    /// The yard behind the segment `active`, with what was found on the disk.
+    /// What goes on behind the segment `active`, when `next` was found prepared.
     pub(super) fn new(
         (disk, dir, identity): (Arc<dyn Disk>, PathBuf, Identity),
         segment_bytes: u64,
         (work, ready): (Arc<dyn Signal>, Arc<dyn Signal>),
         active: u64,
-        (next, spares): (Option<Segment>, Vec<Segment>),
+        next: Option<Segment>,
     ) -> Self {
         let wanted = if next.is_some() { None } else { Some(active + 1) };
-        let retired = spares.into_iter().map(Arc::new).collect();
-        let yard = Mutex::new(Yard { next, wanted, spare: None, retired, closing: false, stopped: false });
+        let yard = Mutex::new(Yard { next, wanted, ..Yard::default() });
         Self { disk, dir, identity, segment_bytes, full: AtomicBool::new(false), yard, work, ready }
     }
 
@@ -197,7 +196,7 @@ pub(super) fn run(shared: &Shared) {
                     }
                     Ok(())
                 }
-                Err(error) if is_full(&error) => {
+                Err(error) if storage::fs::is_full(&error) => {
                     if !files.full.swap(true, Ordering::Relaxed) {
                         tracing::warn!(segment = seq, %error, "the disk has no room for the log's next segment");
                     }
@@ -214,8 +213,4 @@ pub(super) fn run(shared: &Shared) {
             return;
         }
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

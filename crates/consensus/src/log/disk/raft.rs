@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     io,
-    ops::{Range, RangeBounds, RangeInclusive},
+    ops::{Range, RangeBounds},
 };
 
 use openraft::{
@@ -87,13 +87,6 @@ impl RaftLogReader<TypeConfig> for DiskLog {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         self.read(start..end, READ_BYTES_MAX).await
-    }
-
-    async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
-        let live = self.shared.live();
-        live.check()?;
-        let keys = live.span.key_positions(range.start().index..=range.end().index);
-        Ok(keys.into_iter().map(log_id).collect())
     }
 }
 

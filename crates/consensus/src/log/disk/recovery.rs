@@ -38,20 +38,17 @@ pub(super) struct Recovered {
     pub(super) offset: u64,
     /// The segment that was prepared to be the next.
     pub(super) next: Option<Segment>,
-    /// Segments to be used again.
-    pub(super) spares: Vec<Segment>,
 }
 
 /// Reads the log in `dir`, cuts its torn tail, and makes durable what is left. None when there is no log yet.
 pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Result<Option<Recovered>, Error> {
     let names = disk.list(dir).map_err(|source| Error::io("list", dir, source))?;
     let mut segments = Vec::new();
-    let mut spares = Vec::new();
     for name in names.iter().filter_map(|name| Name::parse(name)) {
         match name {
             Name::Segment(seq) => segments.push(open(disk, dir, identity, name, seq)?),
-            Name::Spare(seq) => spares.push(open(disk, dir, identity, name, seq)?),
-            Name::Unfinished(_) => {
+            // A crash in the middle of a rename may have left a spare that is also a segment, so none is used again.
+            Name::Spare(_) | Name::Unfinished(_) => {
                 let path = name.path(dir);
                 disk.remove(&path).map_err(|source| Error::io("remove", &path, source))?;
             }
@@ -70,7 +67,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Resul
 
     let next = segments.split_off(tail.at + 1).pop();
     let segments = segments.into_iter().map(|segment| (segment.seq, Arc::new(segment))).collect();
-    Ok(Some(Recovered { state, span, segments, offset: tail.offset as u64, next, spares }))
+    Ok(Some(Recovered { state, span, segments, offset: tail.offset as u64, next }))
 }
 
 fn open(disk: &dyn Disk, dir: &Path, identity: &Identity, name: Name, seq: u64) -> Result<Segment, Error> {
