@@ -7,7 +7,6 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use consensus::log::disk::SEGMENT_BYTES_MAX;
 use ipnet::IpNet;
 use state::bounds;
 
@@ -86,11 +85,8 @@ settings! {
     checkpoint_interval_ms: u64 = 60_000;
     /// A checkpoint begins when it has this many bytes to write.
     checkpoint_bytes: u64 = 64 << 20;
-    /// Bytes of one segment of the log, a multiple of 4096. One more is always filled ahead. The largest request
-    /// must fit four times: with a greater max_value_size this must grow too.
+    /// Bytes of one segment of the log. One more is always filled ahead.
     log_segment_bytes: u64 = 64 << 20;
-    /// Bytes of the log's last entries that are kept in memory, for followers that lag a little.
-    log_cache_bytes_max: usize = 16 << 20;
 
     /// Most requests in flight. Past it they are answered 503.
     requests_in_flight_max: usize = 4_096;
@@ -231,13 +227,7 @@ impl Config {
         self.check_range("values_page_cache_bytes", self.values_page_cache_bytes as u64, mib, u64::MAX)?;
         self.check_range("checkpoint_interval_ms", self.checkpoint_interval_ms, 100, 86_400_000)?;
         self.check_range("checkpoint_bytes", self.checkpoint_bytes, 1 << 16, self.values_dirty_bytes_max)?;
-        let entry_bytes_max = (3 * self.max_value_size as u64).max(mib);
-        let segment_bytes_min = (4 * entry_bytes_max + mib).next_multiple_of(4096);
-        self.check_range("log_segment_bytes", self.log_segment_bytes, segment_bytes_min, SEGMENT_BYTES_MAX)?;
-        if !self.log_segment_bytes.is_multiple_of(4096) {
-            return Err(("log_segment_bytes", "it must be a multiple of 4096".to_owned()));
-        }
-        self.check_range("log_cache_bytes_max", self.log_cache_bytes_max as u64, mib, u64::MAX)?;
+        self.check_range("log_segment_bytes", self.log_segment_bytes, mib, 4 << 30)?;
         self.check_range("requests_in_flight_max", self.requests_in_flight_max as u64, 1, 1_000_000)?;
         let body_bytes_max = crate::http::body::BodyBounds::bytes_max(self.max_value_size) as u64;
         let in_flight = self.body_bytes_in_flight_max as u64;

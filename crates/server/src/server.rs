@@ -61,8 +61,11 @@ pub(crate) struct Start {
     /// The root key.
     pub(crate) root_key: String,
     /// What to print on standard output when the node is ready.
-    pub(crate) announce: Option<Box<dyn FnOnce(&Addresses) -> String>>,
+    pub(crate) announce: Option<Announce>,
 }
+
+/// Writes what is printed when the node is ready.
+pub(crate) type Announce = Box<dyn FnOnce(&Addresses) -> String>;
 
 /// The addresses in use.
 #[derive(Clone, Debug, Serialize)]
@@ -105,8 +108,13 @@ async fn serve(start: Start, raft: Handle) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let public = bind("public_address", config.public_address).await?;
     let private = bind("private_address", config.private_address).await?;
-    let public_options = Arc::new(listen_options(&config, &config.public_tls_certificate, &config.public_tls_key)?);
-    let private_options = Arc::new(listen_options(&config, &config.private_tls_certificate, &config.private_tls_key)?);
+    let public_options =
+        Arc::new(listen_options(&config, config.public_tls_certificate.as_deref(), config.public_tls_key.as_deref())?);
+    let private_options = Arc::new(listen_options(
+        &config,
+        config.private_tls_certificate.as_deref(),
+        config.private_tls_key.as_deref(),
+    )?);
     let addresses = Addresses { public: public.local_addr()?, private: private.local_addr()? };
 
     let env: Arc<dyn Env> = Arc::new(System::new());
@@ -173,11 +181,7 @@ async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener>
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{setting}`)"))
 }
 
-fn listen_options(
-    config: &Config,
-    certificate: &Option<std::path::PathBuf>,
-    key: &Option<std::path::PathBuf>,
-) -> anyhow::Result<listen::Options> {
+fn listen_options(config: &Config, certificate: Option<&Path>, key: Option<&Path>) -> anyhow::Result<listen::Options> {
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
         (None, None) => None,
@@ -244,7 +248,6 @@ fn node_options(config: &Config, env: Arc<dyn Env>, metrics: &Metrics, raft: Han
     node::Options {
         data_dir: config.data_dir.clone(),
         log_segment_bytes: config.log_segment_bytes,
-        log_cache_bytes_max: config.log_cache_bytes_max,
         page_cache_bytes: config.values_page_cache_bytes,
         checkpoints: consensus::CheckpointPolicy {
             applied_bytes: config.checkpoint_bytes,

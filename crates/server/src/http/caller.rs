@@ -80,13 +80,7 @@ impl Callers {
     /// No callers yet but the root key.
     pub(crate) fn new(env: Arc<dyn Env>, root_key: &str) -> Self {
         let root = Known { caller: root_caller(), bucket: None, control_version: 0 };
-        Self {
-            env,
-            root_hash: hash(root_key),
-            root: Arc::new(root),
-            known: HashMap::new(),
-            buckets: Mutex::default(),
-        }
+        Self { env, root_hash: hash(root_key), root: Arc::new(root), known: HashMap::new(), buckets: Mutex::default() }
     }
 
     /// Who presents the key in these headers.

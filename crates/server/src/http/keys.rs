@@ -240,10 +240,7 @@ fn max_limits(limits: Limits) -> response::MaxLimits {
 }
 
 fn limit(name: &str, value: Option<i64>) -> Result<Option<u64>, Error> {
-    value
-        .map(|value| u64::try_from(value))
-        .transpose()
-        .map_err(|_| Error::invalid(format!("Field `limits.{name}` must be 0 or more")))
+    value.map(u64::try_from).transpose().map_err(|_| Error::invalid(format!("Field `limits.{name}` must be 0 or more")))
 }
 
 /// An alias's text never parses as a UUID: it begins with [`KEY_PREFIX`].

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "tests have real threads")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,11 +14,11 @@ use std::{
 };
 
 /// How long anything may take before the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-pub const BASE: &str = "/db/api/v1";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const BASE: &str = "/db/api/v1";
 
 /// Waits until `condition` yields a value; panics with `what` when it never does.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = condition() {
@@ -31,21 +32,21 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 /// `insid dev` as a child process on free ports. Killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub public: SocketAddr,
-    pub private: SocketAddr,
-    pub root_key: String,
-    pub dir: PathBuf,
+    pub(crate) public: SocketAddr,
+    pub(crate) private: SocketAddr,
+    pub(crate) root_key: String,
+    pub(crate) dir: PathBuf,
 }
 
 impl Server {
     /// Starts a server on `dir`, and returns when it says that it is ready.
-    pub fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[], &[])
     }
 
-    pub fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let addresses = dir.join("addresses.json");
         // Left from a killed process, it would name ports that nobody listens on.
         drop(std::fs::remove_file(&addresses));
@@ -70,29 +71,29 @@ impl Server {
         }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Ends the process as a power cut would end its memory.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Sends a signal by its name: `TERM`, `INT`, `STOP`, `CONT`.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
     /// Waits for the process to end by itself; its exit code.
-    pub fn wait(mut self) -> Option<i32> {
+    pub(crate) fn wait(mut self) -> Option<i32> {
         wait_for("the server to end", || self.child.try_wait().unwrap()).code()
     }
 
     /// A tenant's key with ample limits.
-    pub fn create_key(&self, name: &str) -> String {
+    pub(crate) fn create_key(&self, name: &str) -> String {
         let (key, uuid) = self.create_key_with_id(name);
         let limits = serde_json::json!({"key_uuid": uuid, "limits": {"rate_per_second_data_limit": 10_000_000}});
         let answer = self.admin("POST", "/admin/limits/set", &limits.to_string());
@@ -101,7 +102,7 @@ impl Server {
     }
 
     /// A tenant's key with the default limits, and its public id.
-    pub fn create_key_with_id(&self, name: &str) -> (String, String) {
+    pub(crate) fn create_key_with_id(&self, name: &str) -> (String, String) {
         let body = serde_json::json!({ "key_name": name }).to_string();
         let answer = self.admin("POST", "/admin/api/create", &body);
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -110,12 +111,12 @@ impl Server {
     }
 
     /// A request to the private listener with the root key.
-    pub fn admin(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(crate) fn admin(&self, method: &str, path: &str, body: &str) -> Answer {
         Client::connect(self.private).key(&self.root_key).request(method, path, body)
     }
 
     /// A client of the public listener with this key.
-    pub fn client(&self, key: &str) -> Client {
+    pub(crate) fn client(&self, key: &str) -> Client {
         Client::connect(self.public).key(key)
     }
 }
@@ -128,7 +129,7 @@ impl Drop for Server {
 }
 
 /// Starts `insid dev` without waiting for it.
-pub fn spawn(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
+pub(crate) fn spawn(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_insid"))
         .arg("dev")
         .arg("--data-dir")
@@ -155,39 +156,39 @@ fn drain(child: &mut Child) {
 
 /// An HTTP answer, as it came.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 }
 
 /// One connection. `try_request` fails as the socket does; `request` panics then.
-pub struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
     stream: BufReader<TcpStream>,
     authorization: Option<String>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).unwrap()
     }
 
-    pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -195,25 +196,25 @@ impl Client {
         Ok(Self { address, stream: BufReader::new(stream), authorization: None })
     }
 
-    pub fn key(mut self, key: &str) -> Self {
+    pub(crate) fn key(mut self, key: &str) -> Self {
         self.authorization = Some(format!("Bearer {key}"));
         self
     }
 
     /// `path` is below the base path and already encoded.
-    pub fn request(&mut self, method: &str, path: &str, body: &str) -> Answer {
+    pub(crate) fn request(&mut self, method: &str, path: &str, body: &str) -> Answer {
         self.try_request(method, path, body).unwrap()
     }
 
-    pub fn get(&mut self, path: &str) -> Answer {
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, "")
     }
 
-    pub fn post(&mut self, path: &str, body: serde_json::Value) -> Answer {
+    pub(crate) fn post(&mut self, path: &str, body: serde_json::Value) -> Answer {
         self.request("POST", path, &body.to_string())
     }
 
-    pub fn try_request(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+    pub(crate) fn try_request(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
         let authorization =
             self.authorization.as_ref().map(|it| format!("Authorization: {it}\r\n")).unwrap_or_default();
         let head = format!(
@@ -228,12 +229,12 @@ impl Client {
     }
 
     /// Sends these bytes as they are.
-    pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
 
     /// Reads one answer. `method` decides whether a body follows.
-    pub fn read_answer(&mut self, method: &str) -> std::io::Result<Answer> {
+    pub(crate) fn read_answer(&mut self, method: &str) -> std::io::Result<Answer> {
         let status_line = self.line()?;
         let status =
             status_line.split(' ').nth(1).and_then(|it| it.parse().ok()).ok_or_else(|| malformed(&status_line))?;
@@ -288,7 +289,7 @@ impl Client {
     }
 
     /// Whether the server has closed the connection, once everything it sent is read.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
     }
 }
@@ -298,7 +299,7 @@ fn malformed(what: &str) -> std::io::Error {
 }
 
 /// Percent-encodes a query value.
-pub fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => (byte as char).to_string(),
@@ -308,21 +309,21 @@ pub fn encode(text: &str) -> String {
 }
 
 /// A small generator of pseudo-random numbers (xorshift64*), so that a failing run can name its seed.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }

@@ -1,0 +1,239 @@
+//! The data directory: whose it is, in which format, and that one process alone uses it.
+//!
+//! ```text
+//! DIR/lock         held by the running process
+//! DIR/node.json    format version, cluster id, node id: written once, when the directory is made
+//! DIR/bootstrap    exists until the first start has founded the cluster
+//! DIR/log/         the log of the `values` group
+//! DIR/store/       its checkpoints
+//! ```
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+use state::ids::NodeId;
+use uuid::Uuid;
+
+/// The format that this program reads and writes.
+const FORMAT: u32 = 1;
+const IDENTITY: &str = "node.json";
+const BOOTSTRAP: &str = "bootstrap";
+const LOCK: &str = "lock";
+
+/// Who the node is. Minted with the directory: a wiped or rebuilt directory is another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    format: u32,
+    /// The cluster that the directory belongs to.
+    pub(crate) cluster_id: Uuid,
+    /// The node's id, and its member id in the `values` group.
+    pub(crate) node_id: NodeId,
+}
+
+/// An open data directory, locked against other processes until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Whether `path` holds a node's data directory.
+    pub(crate) fn exists(path: &Path) -> bool {
+        path.join(IDENTITY).exists()
+    }
+
+    /// Makes a data directory for the first node of a new cluster, with the marker that lets its first start found
+    /// it, once.
+    pub(crate) fn create(path: &Path, cluster_id: Uuid, node_id: NodeId) -> anyhow::Result<()> {
+        ensure!(!Self::exists(path), "{} is a data directory already; nothing was changed", path.display());
+        create_private_dir(path)?;
+        let _lock = lock(path)?;
+        let leftovers = ["log", "store"].map(|name| path.join(name));
+        if let Some(leftover) = leftovers.iter().find(|leftover| leftover.exists()) {
+            bail!(
+                "{} exists, but {IDENTITY} beside it does not: a part of a data directory is missing. Restore it, or \
+                 start with an empty directory",
+                leftover.display()
+            );
+        }
+        // The marker first: a directory with an identity and no marker has founded its cluster, or joined one.
+        write_durably(path, BOOTSTRAP, b"the first start founds the cluster and removes this file\n")?;
+        let identity = Identity { format: FORMAT, cluster_id, node_id };
+        let json = serde_json::to_vec_pretty(&identity).context("encoding the identity")?;
+        write_durably(path, IDENTITY, &json)
+    }
+
+    /// Opens and locks a data directory.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        ensure!(
+            Self::exists(path),
+            "{} is no data directory (it has no {IDENTITY}); make one with `insid init --data-dir {}`",
+            path.display(),
+            path.display()
+        );
+        let lock = lock(path)?;
+        let file = path.join(IDENTITY);
+        let json = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let format = serde_json::from_slice::<FormatOnly>(&json)
+            .with_context(|| format!("{} is damaged: restore it from a backup", file.display()))?
+            .format;
+        ensure!(
+            format == FORMAT,
+            "{} has format {format}; this program reads format {FORMAT}. Use the program that wrote it",
+            path.display()
+        );
+        let identity = serde_json::from_slice(&json)
+            .with_context(|| format!("{} is damaged: restore it from a backup", file.display()))?;
+        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// Whether the next start may found the cluster.
+    pub(crate) fn may_found(&self) -> bool {
+        self.path.join(BOOTSTRAP).exists()
+    }
+
+    /// Ends the permission to found the cluster, durably. Called when the founding is durable, and before anything
+    /// is served: so a directory that lost its log can never found a second cluster under the same identity.
+    pub(crate) fn consume_marker(&self) -> anyhow::Result<()> {
+        let marker = self.path.join(BOOTSTRAP);
+        std::fs::remove_file(&marker).with_context(|| format!("cannot remove {}", marker.display()))?;
+        sync_dir(&self.path)
+    }
+}
+
+/// What every format's identity begins with.
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let file = path.join(LOCK);
+    let lock = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&file)
+        .with_context(|| format!("cannot open {}", file.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{} is in use by another insid process; stop it first", path.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", file.display())),
+    }
+}
+
+/// Makes a directory, and those above it, for this user alone.
+pub(crate) fn create_private_dir(path: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// Writes a file for this user alone: whole and durable, or not at all.
+pub(crate) fn write_durably(dir: &Path, name: &str, content: &[u8]) -> anyhow::Result<()> {
+    let target = dir.join(name);
+    let temporary = dir.join(format!("{name}.new"));
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &target)
+    };
+    write().with_context(|| format!("cannot write {}", target.display()))?;
+    sync_dir(dir)
+}
+
+fn sync_dir(dir: &Path) -> anyhow::Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync {}", dir.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn fresh(dir: &Path) -> anyhow::Result<()> {
+        DataDir::create(dir, Uuid::from_u128(1), NodeId(2))
+    }
+
+    #[test]
+    fn a_made_directory_opens_as_what_it_was_made() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        let open = DataDir::open(dir.path()).unwrap();
+        assert_eq!(open.identity(), Identity { format: FORMAT, cluster_id: Uuid::from_u128(1), node_id: NodeId(2) });
+        assert!(open.may_found());
+        open.consume_marker().unwrap();
+        assert!(!open.may_found());
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        let _open = DataDir::open(dir.path()).unwrap();
+        let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("in use by another insid process"), "{refusal}");
+    }
+
+    #[test]
+    fn a_later_format_is_refused_with_both_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        std::fs::write(dir.path().join(IDENTITY), br#"{"format":7,"something":"new"}"#).unwrap();
+        let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("has format 7; this program reads format 1"), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_no_data_directory_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("insid init --data-dir"), "{refusal}");
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_identity_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        std::fs::remove_file(dir.path().join(IDENTITY)).unwrap();
+        let refusal = fresh(dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("a part of a data directory is missing"), "{refusal}");
+        assert!(fresh(dir.path()).is_err(), "still refused");
+    }
+
+    #[test]
+    fn a_damaged_identity_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        std::fs::write(dir.path().join(IDENTITY), b"{").unwrap();
+        let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("node.json is damaged"), "{refusal}");
+    }
+}

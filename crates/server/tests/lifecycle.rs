@@ -1,0 +1,138 @@
+//! Starting, stopping, deleting: what survives, what is gone, and what is refused.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::io::Read;
+
+use harness::{Client, Server, spawn, wait_for};
+use serde_json::json;
+
+#[test]
+fn an_orderly_stop_keeps_the_values_and_drops_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.create_key("tenant");
+    let mut client = server.client(&key);
+    for store in ["vs", "cache"] {
+        assert_eq!(client.post(&format!("/{store}"), json!({"key": "k", "value": "v"})).status, 200);
+    }
+    let generation = client.get("/cache?key=k").header("x-insidb-cache-generation").unwrap().to_owned();
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+
+    let server = Server::start(dir.path());
+    let mut client = server.client(&key);
+    assert_eq!(client.get("/vs?key=k").json(), json!({"data": "v"}));
+    let gone = client.get("/cache?key=k");
+    assert_eq!(gone.status, 404);
+    assert_ne!(gone.header("x-insidb-cache-generation").unwrap(), generation);
+    let usage = client.get("/limits").json()["usage"].clone();
+    assert_eq!(usage, json!({"bytes_on_disk": 2, "bytes_in_memory": 0}));
+}
+
+#[test]
+fn a_request_in_flight_is_finished_before_the_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.create_key("tenant");
+    let mut client = Client::connect(server.public);
+    let body = json!({"key": "k", "value": "v"}).to_string();
+    let head = format!(
+        "POST /db/api/v1/vs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    client.send(head.as_bytes()).unwrap();
+    client.send(&body.as_bytes()[..5]).unwrap();
+    // The request is in hand once another connection's answer shows it among those in flight.
+    let mut watcher = Client::connect(server.private);
+    wait_for("the request to be in flight", || {
+        watcher.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let metrics = watcher.read_answer("GET").unwrap();
+        let line = metrics.text().lines().find(|line| line.starts_with("insidb_http_requests_in_flight"))?.to_owned();
+        let in_flight: f64 = line.rsplit(' ').next()?.parse().ok()?;
+        (in_flight >= 1.0).then_some(())
+    });
+    server.signal("TERM");
+    wait_for("the listener to close", || Client::try_connect(server.public).is_err().then_some(()));
+    client.send(&body.as_bytes()[5..]).unwrap();
+    assert_eq!(client.read_answer("POST").unwrap().status, 200);
+    assert_eq!(server.wait(), Some(0));
+    let server = Server::start(dir.path());
+    assert_eq!(server.client(&key).get("/vs?key=k").json(), json!({"data": "v"}));
+}
+
+#[test]
+fn a_second_process_on_the_same_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut second = spawn(dir.path(), &[], &[]);
+    let status = wait_for("the second process to end", || second.try_wait().unwrap());
+    let mut said = String::new();
+    second.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("in use by another insid process"), "{said}");
+    // The first one is none the worse for it.
+    let root = server.root_key.clone();
+    assert_eq!(server.client(&root).get("/ping").status, 200);
+}
+
+#[test]
+fn a_lost_log_is_not_started_over() {
+    let dir = tempfile::tempdir().unwrap();
+    Server::start(dir.path()).kill();
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("store")).unwrap();
+    let mut child = spawn(dir.path(), &[], &[]);
+    let status = wait_for("the start to be refused", || child.try_wait().unwrap());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("its log is empty"), "{said}");
+}
+
+#[test]
+fn a_deleted_tenant_leaves_nothing_in_either_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let root = server.root_key.clone();
+    let (key, uuid) = server.create_key_with_id("doomed");
+    let limits = json!({"key_uuid": uuid, "limits": {"rate_per_second_data_limit": 1_000_000}});
+    server.admin("POST", "/admin/limits/set", &limits.to_string());
+    let mut client = server.client(&key);
+    for store in ["vs", "cache"] {
+        for n in 0..1_500 {
+            let answer = client.post(&format!("/{store}"), json!({"key": format!("k{n}"), "value": "x".repeat(50)}));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    let neighbour = server.create_key("neighbour");
+    server.client(&neighbour).post("/vs", json!({"key": "k", "value": "stays"}));
+    let before = totals(&server);
+
+    assert_eq!(server.admin("POST", "/admin/api/delete", &json!({"key_uuid": uuid}).to_string()).status, 200);
+    assert_eq!(client.get("/vs?key=k0").status, 401, "the key is dead when the delete is acknowledged");
+    assert_eq!(client.post("/cache", json!({"key": "k", "value": "v"})).status, 401);
+    // Killed in the middle of the removal, it goes on after the restart.
+    server.kill();
+    let server = Server::start(dir.path());
+    wait_for("the scope to be removed", || (totals(&server) == (1, 6)).then_some(()));
+    assert!(before.0 > 1_500, "there was something to remove: {before:?}");
+    assert_eq!(server.client(&neighbour).get("/vs?key=k").json(), json!({"data": "stays"}));
+    assert_eq!(server.client(&root).get("/limits").json()["usage"], json!({"bytes_on_disk": 0, "bytes_in_memory": 0}));
+}
+
+/// Live keys and bytes of the Value Store, over all scopes.
+fn totals(server: &Server) -> (u64, u64) {
+    let mut client = Client::connect(server.private);
+    client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let metrics = client.read_answer("GET").unwrap();
+    let number = |name: &str| {
+        let wanted = format!("{name}{{store=\"vs\"}}");
+        let line =
+            metrics.text().lines().find(|line| line.starts_with(&wanted)).unwrap_or_else(|| panic!("no {wanted}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    (number("insidb_stored_keys"), number("insidb_stored_bytes"))
+}
