@@ -1,7 +1,7 @@
 //! Settings: flags over environment over file over defaults.
 //!
 //! 1. [`Config::default`] holds every default; `config/insid.toml` shows them all, and a test holds it equal.
-//! 2. [`file`] lays a TOML file over it, [`Config::lay_environment`] the `INSIDB_…` variables, [`Config::lay_flags`]
+//! 2. [`mod@file`] lays a TOML file over it, [`Config::lay_environment`] the `INSIDB_…` variables, [`Config::lay_flags`]
 //!    the command line. Each setting has one name in all three.
 //! 3. [`Config::check`] looks at the whole. Every error names the setting and the place where it was set.
 

@@ -16,12 +16,12 @@ use std::{
 };
 
 use axum::http::Uri;
+use consensus::env::Env;
 use serde::de::DeserializeOwned;
 use state::{kv::Key, kv::Value};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    clock::{Clock, Entropy},
     http::{
         address::Addresses,
         body::{BodyBounds, Budget, Payload},
@@ -55,10 +55,8 @@ pub(crate) struct App {
     pub(crate) addresses: Addresses,
     /// What is counted.
     pub(crate) metrics: Metrics,
-    /// Time.
-    pub(crate) clock: Arc<dyn Clock>,
-    /// Randomness.
-    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Time and randomness.
+    pub(crate) env: Arc<dyn Env>,
     /// How much, and how long.
     pub(crate) bounds: Bounds,
     /// The bytes of all bodies in flight.

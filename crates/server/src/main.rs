@@ -13,9 +13,9 @@ use crate::{
 };
 
 mod cli;
-mod clock;
 mod commands;
 mod config;
+mod env;
 mod http;
 mod listen;
 mod node;

@@ -7,9 +7,10 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use consensus::env::Env;
 use sha2::{Digest, Sha256};
 
-use crate::{clock::Entropy, node::data_dir::write_durably};
+use crate::{env::random_bytes, node::data_dir::write_durably};
 
 /// The variable that holds the instance secret.
 pub(crate) const VARIABLE: &str = "INSIDB_INSTANCE_SECRET";
@@ -54,13 +55,12 @@ impl InstanceSecret {
     ///
     /// # Errors
     /// When the directory cannot be read or written.
-    pub(crate) fn read_or_make(dir: &Path, entropy: &dyn Entropy) -> anyhow::Result<Self> {
+    pub(crate) fn read_or_make(dir: &Path, env: &dyn Env) -> anyhow::Result<Self> {
         let path = dir.join(SECRET_FILE);
         if path.exists() {
             return Self::read(&path);
         }
-        let mut random = [0; SECRET_RANDOM_BYTES];
-        entropy.fill(&mut random);
+        let random: [u8; SECRET_RANDOM_BYTES] = random_bytes(env);
         let secret = Self(URL_SAFE_NO_PAD.encode(random));
         write_durably(dir, SECRET_FILE, secret.0.as_bytes())?;
         Ok(secret)

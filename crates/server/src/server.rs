@@ -19,8 +19,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use consensus::env::{Env, System};
 use serde::Serialize;
 use state::ids::NodeId;
+use storage::fs::OsDisk;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, Runtime},
@@ -30,8 +32,8 @@ use tokio::{
 };
 
 use crate::{
-    clock::{Clock, Entropy, System},
     config::Config,
+    env::random_bytes,
     http::{
         App, Bounds,
         address::{AddressRates, Addresses as AddressRules},
@@ -59,8 +61,11 @@ pub(crate) struct Start {
     /// The root key.
     pub(crate) root_key: String,
     /// What to print on standard output when the node is ready.
-    pub(crate) announce: Option<Box<dyn FnOnce(&Addresses) -> String>>,
+    pub(crate) announce: Option<Announce>,
 }
+
+/// Writes what is printed when the node is ready.
+pub(crate) type Announce = Box<dyn FnOnce(&Addresses) -> String>;
 
 /// The addresses in use.
 #[derive(Clone, Debug, Serialize)]
@@ -72,13 +77,9 @@ pub(crate) struct Addresses {
 }
 
 /// Makes the data directory of the first node of a new cluster.
-pub(crate) fn create_data_dir(path: &Path, entropy: &dyn Entropy) -> anyhow::Result<()> {
-    let mut random = [0; 24];
-    entropy.fill(&mut random);
-    let (cluster, node) = random.split_at(16);
-    let cluster_id = uuid::Builder::from_random_bytes(cluster.try_into().expect("16 bytes")).into_uuid();
-    let node_id = NodeId(u64::from_le_bytes(node.try_into().expect("8 bytes")));
-    DataDir::create(path, cluster_id, node_id)
+pub(crate) fn create_data_dir(path: &Path, env: &dyn Env) -> anyhow::Result<()> {
+    let cluster_id = uuid::Builder::from_random_bytes(random_bytes(env)).into_uuid();
+    DataDir::create(path, cluster_id, NodeId(env.random_u64()))
 }
 
 /// Runs a server until a signal ends it.
@@ -107,17 +108,22 @@ async fn serve(start: Start, raft: Handle) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let public = bind("public_address", config.public_address).await?;
     let private = bind("private_address", config.private_address).await?;
-    let public_options = Arc::new(listen_options(&config, &config.public_tls_certificate, &config.public_tls_key)?);
-    let private_options = Arc::new(listen_options(&config, &config.private_tls_certificate, &config.private_tls_key)?);
+    let public_options =
+        Arc::new(listen_options(&config, config.public_tls_certificate.as_deref(), config.public_tls_key.as_deref())?);
+    let private_options = Arc::new(listen_options(
+        &config,
+        config.private_tls_certificate.as_deref(),
+        config.private_tls_key.as_deref(),
+    )?);
     let addresses = Addresses { public: public.local_addr()?, private: private.local_addr()? };
 
-    let system = Arc::new(System::new());
-    let metrics = Metrics::new(system.clone());
+    let env: Arc<dyn Env> = Arc::new(System::new());
+    let metrics = Metrics::new(env.clone());
     let node = tokio::select! {
-        node = Node::start(node_options(&config, &metrics, raft)) => node?,
+        node = Node::start(node_options(&config, env.clone(), &metrics, raft)) => node?,
         () = signals.next() => return Ok(()),
     };
-    let app = Arc::new(app(&config, &node, &root_key, system, metrics));
+    let app = Arc::new(app(&config, &node, &root_key, env, metrics));
 
     let (stop, stopping) = watch::channel(false);
     let public = tokio::spawn(listen::serve(public, router(&app, Listener::Public), public_options, stopping.clone()));
@@ -175,11 +181,7 @@ async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener>
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{setting}`)"))
 }
 
-fn listen_options(
-    config: &Config,
-    certificate: &Option<std::path::PathBuf>,
-    key: &Option<std::path::PathBuf>,
-) -> anyhow::Result<listen::Options> {
+fn listen_options(config: &Config, certificate: Option<&Path>, key: Option<&Path>) -> anyhow::Result<listen::Options> {
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
         (None, None) => None,
@@ -198,8 +200,7 @@ fn listen_options(
     })
 }
 
-fn app(config: &Config, node: &Node, root_key: &str, system: Arc<System>, metrics: Metrics) -> App {
-    let clock: Arc<dyn Clock> = system.clone();
+fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env>, metrics: Metrics) -> App {
     let rates = AddressRates {
         values: config.address_rate_values,
         cache: config.address_rate_cache,
@@ -212,11 +213,10 @@ fn app(config: &Config, node: &Node, root_key: &str, system: Arc<System>, metric
     };
     App {
         service: Service::new(node.values().clone(), node.cache(), config.cache_bytes_max),
-        callers: Callers::new(clock.clone(), root_key),
+        callers: Callers::new(env.clone(), root_key),
         addresses: AddressRules::new(config.permitted_ips.clone(), config.trusted_proxies.clone(), rates),
         metrics,
-        clock,
-        entropy: system,
+        env,
         bounds: Bounds {
             value_bytes_max: config.max_value_size,
             body,
@@ -252,7 +252,7 @@ fn log_segment_bytes(config: &Config) -> u64 {
     config.log_segment_bytes.max(4 * entry_bytes_max).next_multiple_of(PAGE_BYTES)
 }
 
-fn node_options(config: &Config, metrics: &Metrics, raft: Handle) -> node::Options {
+fn node_options(config: &Config, env: Arc<dyn Env>, metrics: &Metrics, raft: Handle) -> node::Options {
     node::Options {
         data_dir: config.data_dir.clone(),
         log_segment_bytes: log_segment_bytes(config),
@@ -262,9 +262,9 @@ fn node_options(config: &Config, metrics: &Metrics, raft: Handle) -> node::Optio
             interval: Duration::from_millis(config.checkpoint_interval_ms),
             dirty_bytes_max: config.values_dirty_bytes_max,
         },
-        disk: Arc::new(storage::fs::OsDisk),
-        log_observer: Arc::new(metrics.log_latency()),
-        env: Arc::new(consensus::env::System::new()),
+        disk: Arc::new(OsDisk),
+        env,
+        log_observer: metrics.log_observer(),
         raft,
     }
 }

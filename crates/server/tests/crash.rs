@@ -3,7 +3,7 @@
 //!
 //! `INSIDB_CRASH_ROUNDS` sets the number of rounds (default 20), `INSIDB_CRASH_SEED` repeats a run's choices.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod harness;
 

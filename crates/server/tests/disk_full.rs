@@ -3,7 +3,7 @@
 //! The disk is a small file system in memory that the test mounts; where that is not permitted, the test says so and
 //! the same rules are covered on simulated disks in the crates below.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod harness;
 

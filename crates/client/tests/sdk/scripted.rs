@@ -91,6 +91,7 @@ impl Server {
             requests: Mutex::default(),
             is_over: AtomicBool::new(false),
         });
+        #[expect(clippy::disallowed_methods, reason = "a test's own thread")]
         let acceptor = std::thread::spawn({
             let script = script.clone();
             move || {

@@ -1,10 +1,10 @@
 //! `insid dev`: one node, nothing to set up.
 
 use anyhow::Context;
+use consensus::env::System;
 
 use crate::{
     cli::Dev,
-    clock::System,
     commands::Failure,
     config::{Config, Environment},
     node::data_dir::{DataDir, create_private_dir, write_durably},
@@ -21,15 +21,15 @@ pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Fail
     config.private_address = arguments.private;
     config.check_all()?;
 
-    let entropy = System::new();
+    let env = System::new();
     let dir = &config.data_dir;
     if !DataDir::exists(dir) {
-        server::create_data_dir(dir, &entropy)?;
+        server::create_data_dir(dir, &env)?;
     }
     create_private_dir(dir)?;
     let secret = match environment.get(secret::VARIABLE) {
         Some(text) => InstanceSecret::new(text)?,
-        None => InstanceSecret::read_or_make(dir, &entropy)?,
+        None => InstanceSecret::read_or_make(dir, &env)?,
     };
     let root_key = secret.root_key();
     write_durably(dir, secret::ROOT_KEY_FILE, root_key.as_bytes())?;

@@ -3,10 +3,10 @@
 use std::{io::Write, path::Path};
 
 use anyhow::{Context, ensure};
+use consensus::env::System;
 
 use crate::{
     cli::Init,
-    clock::System,
     commands::Failure,
     config::Config,
     node::data_dir::write_durably,
@@ -44,11 +44,11 @@ pub(crate) fn init(arguments: &Init) -> Result<(), Failure> {
 }
 
 fn write_all(dir: &Path, config: &Config, names: &[String]) -> anyhow::Result<()> {
-    let entropy = System::new();
+    let env = System::new();
     let config_path = dir.join(CONFIG_FILE);
     ensure!(!config_path.exists(), "{} exists already; nothing was changed", config_path.display());
-    server::create_data_dir(dir, &entropy)?;
-    InstanceSecret::read_or_make(dir, &entropy)?;
+    server::create_data_dir(dir, &env)?;
+    InstanceSecret::read_or_make(dir, &env)?;
     if !names.is_empty() {
         let made = rcgen::generate_simple_self_signed(names).context("cannot make the certificate")?;
         write_durably(dir, CERTIFICATE_FILE, made.cert.pem().as_bytes())?;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use consensus::env::System;
+
 use crate::{
     cli::Run,
-    clock::System,
     commands::Failure,
     config::{Config, Environment, file},
     node::data_dir::DataDir,

@@ -12,6 +12,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
+use consensus::env::Env;
 use papaya::HashMap;
 use sha2::{Digest, Sha256};
 use state::{
@@ -21,7 +22,7 @@ use state::{
 use subtle::ConstantTimeEq;
 
 use crate::{
-    clock::Clock,
+    env::monotonic_ns,
     http::error::Error,
     rate::Bucket,
     service::{self, Service},
@@ -67,7 +68,7 @@ impl Known {
 
 /// The callers of this node.
 pub(crate) struct Callers {
-    clock: Arc<dyn Clock>,
+    env: Arc<dyn Env>,
     root_hash: ApiKeyHash,
     root: Arc<Known>,
     known: HashMap<ApiKeyHash, Arc<Known>>,
@@ -77,15 +78,9 @@ pub(crate) struct Callers {
 
 impl Callers {
     /// No callers yet but the root key.
-    pub(crate) fn new(clock: Arc<dyn Clock>, root_key: &str) -> Self {
+    pub(crate) fn new(env: Arc<dyn Env>, root_key: &str) -> Self {
         let root = Known { caller: root_caller(), bucket: None, control_version: 0 };
-        Self {
-            clock,
-            root_hash: hash(root_key),
-            root: Arc::new(root),
-            known: HashMap::new(),
-            buckets: Mutex::default(),
-        }
+        Self { env, root_hash: hash(root_key), root: Arc::new(root), known: HashMap::new(), buckets: Mutex::default() }
     }
 
     /// Who presents the key in these headers.
@@ -105,7 +100,7 @@ impl Callers {
             None => self.look_up(hash, control_version, service)?,
         };
         match known.caller.entity.expires_at_unix_ms {
-            Some(expires_at_unix_ms) if expires_at_unix_ms <= self.clock.unix_ms() => Err(Error::Unauthorized(UNKNOWN)),
+            Some(expires_at_unix_ms) if expires_at_unix_ms <= self.env.unix_ms() => Err(Error::Unauthorized(UNKNOWN)),
             Some(_) | None => Ok(known),
         }
     }
@@ -135,7 +130,7 @@ impl Callers {
     /// entry holds. Called now and then, so that deleted keys leave nothing behind.
     pub(crate) fn sweep(&self, control_version: u64) {
         self.known.pin().retain(|_, known| known.control_version == control_version);
-        let now_ns = self.clock.monotonic_ns();
+        let now_ns = monotonic_ns(&*self.env);
         self.buckets().retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now_ns));
     }
 

@@ -7,6 +7,7 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use consensus::env::Env;
 use serde::Serialize;
 use state::{
     bounds,
@@ -17,7 +18,7 @@ use state::{
 use uuid::Uuid;
 
 use crate::{
-    clock::Entropy,
+    env::random_bytes,
     http::{KnownCall, caller, error::Error},
     service::Both,
 };
@@ -49,7 +50,7 @@ pub(crate) fn ping(call: &KnownCall<'_>) -> Result<Response, Error> {
         entity: call.known.caller.entity.name.clone(),
         node: status.member.node.to_string(),
         leader: status.leader.map(|leader| leader.node.to_string()).unwrap_or_default(),
-        uptime: uptime(call.call.app.clock.monotonic_ns() / 1_000_000_000),
+        uptime: uptime(call.call.app.env.monotonic().as_secs()),
     }))
 }
 
@@ -61,10 +62,10 @@ pub(crate) async fn alias_create(call: KnownCall<'_>) -> Result<Response, Error>
     if call.known.caller.is_alias {
         return Err(Error::AliasCannotCreate);
     }
-    let entropy = &*call.call.app.entropy;
-    let alias = new_key(entropy);
+    let env = &*call.call.app.env;
+    let alias = new_key(env);
     let owner = call.known.caller.entity.id;
-    let admin = Admin::CreateAlias { owner, id: ApiKeyId(new_id(entropy)), hash: caller::hash(&alias) };
+    let admin = Admin::CreateAlias { owner, id: ApiKeyId(new_id(env)), hash: caller::hash(&alias) };
     call.call.app.service.administer(admin, call.call.deadline()).await?;
     Ok(json(&response::Alias { alias }))
 }
@@ -99,12 +100,12 @@ pub(crate) async fn admin_create(mut call: KnownCall<'_>) -> Result<Response, Er
         return Err(Error::invalid(format!("Field `key_name` must have 1 to {} bytes", bounds::KEY_NAME_BYTES_MAX)));
     }
     let expires_at_unix_ms = expires_at.map(|text| parse_time(&text)).transpose()?;
-    let entropy = &*call.call.app.entropy;
-    let key = new_key(entropy);
-    let id = ApiKeyId(new_id(entropy));
+    let env = &*call.call.app.env;
+    let key = new_key(env);
+    let id = ApiKeyId(new_id(env));
     let admin = Admin::CreateKey {
         id,
-        scope: ScopeId(new_id(entropy)),
+        scope: ScopeId(new_id(env)),
         hash: caller::hash(&key),
         name: key_name.clone(),
         limits: Limits::default(),
@@ -239,10 +240,7 @@ fn max_limits(limits: Limits) -> response::MaxLimits {
 }
 
 fn limit(name: &str, value: Option<i64>) -> Result<Option<u64>, Error> {
-    value
-        .map(|value| u64::try_from(value))
-        .transpose()
-        .map_err(|_| Error::invalid(format!("Field `limits.{name}` must be 0 or more")))
+    value.map(u64::try_from).transpose().map_err(|_| Error::invalid(format!("Field `limits.{name}` must be 0 or more")))
 }
 
 /// An alias's text never parses as a UUID: it begins with [`KEY_PREFIX`].
@@ -253,16 +251,13 @@ fn id_or_hash(alias: &str) -> KeyRef {
     }
 }
 
-fn new_key(entropy: &dyn Entropy) -> String {
-    let mut random = [0; KEY_RANDOM_BYTES];
-    entropy.fill(&mut random);
+fn new_key(env: &dyn Env) -> String {
+    let random: [u8; KEY_RANDOM_BYTES] = random_bytes(env);
     format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(random))
 }
 
-fn new_id(entropy: &dyn Entropy) -> Uuid {
-    let mut random = [0; 16];
-    entropy.fill(&mut random);
-    uuid::Builder::from_random_bytes(random).into_uuid()
+fn new_id(env: &dyn Env) -> Uuid {
+    uuid::Builder::from_random_bytes(random_bytes(env)).into_uuid()
 }
 
 /// RFC 3339, to milliseconds since the Unix epoch; a time before the epoch is as good as the epoch.

@@ -30,6 +30,7 @@ use hyper::body::Body as _;
 use state::ids::ApiKeyId;
 
 use crate::{
+    env::monotonic_ns,
     http::{
         App, Call, KnownCall,
         body::Payload,
@@ -94,7 +95,7 @@ async fn walk(
         Some(known) => {
             *caller = Some(known.caller.id);
             if row.class != Class::System {
-                known.take_token(app.clock.monotonic_ns())?;
+                known.take_token(monotonic_ns(&*app.env))?;
             }
             operate(row.operation, KnownCall { call, known: &known }).await
         }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use api::{code::Code, response::Ops};
+use consensus::{env::Env, log::disk::Observer};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{
@@ -25,7 +26,7 @@ use prometheus_client::{
 use storage::Engine;
 
 use crate::{
-    clock::Clock,
+    env::monotonic_ns,
     http::{App, router::Class},
     service,
 };
@@ -56,9 +57,9 @@ struct ByBucket {
 
 /// How long the log's syncs take. Clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct LogLatency(Histogram);
+struct LogLatency(Histogram);
 
-impl consensus::log::disk::Observer for LogLatency {
+impl Observer for LogLatency {
     fn synced(&self, took: Duration, _bytes: usize, _records: usize) {
         self.0.observe(took.as_secs_f64());
     }
@@ -66,7 +67,7 @@ impl consensus::log::disk::Observer for LogLatency {
 
 /// What is counted over the node's life.
 pub(crate) struct Metrics {
-    clock: Arc<dyn Clock>,
+    env: Arc<dyn Env>,
     registry: Registry,
     /// By class and place in `statuses`: looked up without a lock, for every request.
     requests: [Vec<Counter>; Class::ALL.len()],
@@ -101,7 +102,7 @@ struct Sample {
 
 impl Metrics {
     /// Nothing counted yet.
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(env: Arc<dyn Env>) -> Self {
         let mut registry = Registry::with_prefix("insidb");
         let requests = Family::<ByStatus, Counter>::default();
         let durations = Family::<ByClass, Histogram, fn() -> Histogram>::new_with_constructor(|| histogram(50e-6, 18));
@@ -127,7 +128,7 @@ impl Metrics {
             durations: Class::ALL.map(|class| durations.get_or_create(&ByClass { class: class.name() }).clone()),
             rate_limited: limited("scope"),
             address_rate_limited: limited("address"),
-            clock,
+            env,
             registry,
             statuses,
             log_latency,
@@ -137,9 +138,9 @@ impl Metrics {
         }
     }
 
-    /// Where the log counts its syncs.
-    pub(crate) fn log_latency(&self) -> LogLatency {
-        self.log_latency.clone()
+    /// Who counts the log's syncs.
+    pub(crate) fn log_observer(&self) -> Arc<dyn Observer> {
+        Arc::new(self.log_latency.clone())
     }
 
     /// Counts one answered request.
@@ -179,7 +180,7 @@ impl Metrics {
 
     fn now(&self) -> Sample {
         let operations = Class::ALL.map(|class| self.operations[class.index()].load(Ordering::Relaxed));
-        Sample { at_ns: self.clock.monotonic_ns(), operations }
+        Sample { at_ns: monotonic_ns(&*self.env), operations }
     }
 
     /// Everything, as Prometheus reads it.
@@ -188,7 +189,7 @@ impl Metrics {
     /// When the state cannot be read.
     pub(crate) fn encode(&self, app: &App) -> Result<String, service::Error> {
         self.gauges.update(app)?;
-        self.gauges.uptime.set(self.clock.monotonic_ns() as f64 / 1e9);
+        self.gauges.uptime.set(self.env.monotonic().as_secs_f64());
         let mut page = String::new();
         text::encode(&mut page, &self.registry)
             .map_err(|fmt::Error| service::Error::Internal("the metrics cannot be written".to_owned()))?;

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "tests have real threads")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -72,6 +72,7 @@ fn readers_work_from_any_thread() {
     assert_shareable(&shared.reader());
     let mut applying = machine.begin();
     applying.apply(Position { term: 1, index: 1 }, Payload::Blank).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test's own thread")]
     let seen = std::thread::spawn(move || shared.reader().applied().unwrap().position).join().unwrap();
     assert_eq!(seen, None);
     applying.commit().unwrap();
