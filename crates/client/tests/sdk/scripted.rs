@@ -100,6 +100,7 @@ impl Server {
                         return;
                     }
                     let (script, connection) = (script.clone(), open(stream));
+                    #[expect(clippy::disallowed_methods, reason = "a test's own thread")]
                     std::thread::spawn(move || serve(connection, &script));
                 }
             }

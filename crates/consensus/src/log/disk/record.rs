@@ -379,7 +379,7 @@ mod tests {
         };
         let batch = Batch { time_unix_ms: 5, commands: vec![Command::Data(data)] };
         let position = Position { term: 3, index: 9 };
-        Entry { log_id: log::log_id(position), payload: EntryPayload::Normal(Proposal(Arc::new(batch))) }
+        Entry { log_id: types::log_id(position), payload: EntryPayload::Normal(Proposal(Arc::new(batch))) }
     }
 
     /// One frame of every kind, in life 4, from offset 0.
