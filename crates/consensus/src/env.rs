@@ -8,10 +8,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+/// What a thread runs.
+pub type Body = Box<dyn FnOnce() + Send>;
+
 /// The world around a group.
 pub trait Env: Send + Sync + fmt::Debug + 'static {
     /// Starts a thread that blocks at will. Fails when the operating system has no thread to give.
-    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Join>>;
+    fn spawn(&self, name: &str, body: Body) -> io::Result<Box<dyn Join>>;
     /// A signal that one thread waits for.
     fn signal(&self) -> Arc<dyn Signal>;
     /// A clock that never jumps: the time since a fixed moment of this process.
@@ -57,7 +60,7 @@ impl Default for System {
 }
 
 impl Env for System {
-    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Join>> {
+    fn spawn(&self, name: &str, body: Body) -> io::Result<Box<dyn Join>> {
         let handle = thread::Builder::new().name(name.to_owned()).spawn(body)?;
         Ok(Box::new(handle))
     }
