@@ -253,6 +253,13 @@ fn segments_are_kept_until_a_durable_mark_covers_their_purge() {
         }
         log.purge(logs::log_id(1, 11)).await.unwrap();
         logs::append(&mut log, vec![logs::entry(1, 12, 10)]).await.unwrap();
+        // A log that gave them away too early would do it about now.
+        let oldest = segments(&disk)[0].clone();
+        let watched = Instant::now();
+        while watched.elapsed() < Duration::from_millis(50) {
+            assert_eq!(segments(&disk)[0], oldest);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         session.crash(None);
         let _ = log.close();
 
