@@ -1,6 +1,6 @@
 //! The Raft logs: [`disk`] for the `values` group, [`memory`] for the `cache` group.
 //!
-//! Both keep the same picture of the log, a [`span`]: a purge point and the consecutive entries behind it.
+//! Both keep the same picture of the log, a `span`: a purge point and the consecutive entries behind it.
 
 pub mod disk;
 pub mod memory;

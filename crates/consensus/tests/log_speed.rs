@@ -34,19 +34,19 @@ fn bare(dir: &std::path::Path, bytes: usize) -> f64 {
 }
 
 /// Appends and syncs a second, with so many appends of one entry in flight.
-async fn log(dir: &std::path::Path, in_flight: usize, value_bytes: usize) -> (f64, f64) {
+async fn log(dir: &std::path::Path, round: usize, in_flight: usize) -> (f64, f64) {
     let counter = Arc::new(logs::Counter::default());
     let setup = Setup {
         observer: counter.clone(),
         segment_bytes: disk::SEGMENT_BYTES_DEFAULT,
         cache_bytes_max: disk::CACHE_BYTES_DEFAULT,
-        ..logs::setup(OsDisk, &dir.join(format!("log-{in_flight}-{value_bytes}")))
+        ..logs::setup(OsDisk, &dir.join(format!("log-{round}-{in_flight}")))
     };
     let mut log = DiskLog::open(setup).unwrap();
     let mut waiting = VecDeque::new();
     let (began, mut index) = (Instant::now(), 0);
     while began.elapsed() < RUN {
-        waiting.push_back(logs::start_append(&mut log, vec![logs::entry(1, index, value_bytes)]).await.unwrap());
+        waiting.push_back(logs::start_append(&mut log, vec![logs::entry(1, index, 100)]).await.unwrap());
         index += 1;
         if waiting.len() == in_flight {
             waiting.pop_front().unwrap().await.unwrap().unwrap();
@@ -68,10 +68,10 @@ async fn log(dir: &std::path::Path, in_flight: usize, value_bytes: usize) -> (f6
 fn appends_and_syncs_a_second() {
     // Beside the build: a temporary directory may be in memory, where a sync costs nothing.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    for round in 1..=2 {
+    for round in 1..=3 {
         println!("round {round}: bare fdatasync of zeros, 200 bytes: {:.0} syncs/s", bare(dir.path(), 200));
         for in_flight in [1, 8, 64, 512] {
-            let (appends, syncs) = logs::runtime().block_on(log(dir.path(), in_flight, 100));
+            let (appends, syncs) = logs::runtime().block_on(log(dir.path(), round, in_flight));
             println!("round {round}: log, {in_flight} in flight: {appends:.0} appends/s, {syncs:.0} syncs/s");
         }
     }

@@ -1,17 +1,18 @@
 //! The `values` group's log: own segments on the disk.
 //!
-//! 1. [`DiskLog`] is what openraft appends to and reads from ([`raft`]). An operation changes the log in memory
-//!    ([`shared`]) at once and is queued.
-//! 2. The sync thread ([`writer`]) turns what is queued into records ([`record`]) and makes them durable, all that
+//! 1. [`DiskLog`] is what openraft appends to and reads from (`raft`). An operation changes the log in memory
+//!    (`shared`, `cache`) at once and is queued.
+//! 2. The sync thread (`writer`) turns what is queued into records (`record`) and makes them durable, all that
 //!    have come together by one `fdatasync`; then those who wait are told.
-//! 3. Records go into segments of a fixed size ([`segment`]), made ahead of need and taken away behind the purge
-//!    point by a second thread ([`files`]). A third ([`reader`]) reads back what memory no longer holds.
-//! 4. When the log is opened, [`recovery`] reads the records again, and tells a tail torn by a crash, which is cut,
+//! 3. Records go into segments of a fixed size (`segment`), made ahead of need and taken away behind the purge
+//!    point by a second thread (`files`). A third (`reader`) reads back what memory no longer holds.
+//! 4. When the log is opened, `recovery` reads the records again, and tells a tail torn by a crash, which is cut,
 //!    from damage, which is refused.
 //!
 //! Entries, votes, truncations, purges and committed positions are records of one stream, in the order in which
 //! they were asked for. A cut of its tail is therefore always a state that the log once had.
 
+mod cache;
 mod files;
 mod raft;
 mod reader;

@@ -45,6 +45,45 @@ impl disk::Observer for Counter {
     }
 }
 
+/// The real world, but in it no time-out ever passes: a log is never idle.
+#[derive(Debug, Default)]
+pub struct Patient(env::System);
+
+impl env::Env for Patient {
+    fn spawn(&self, name: &str, body: env::Body) -> std::io::Result<Box<dyn env::Join>> {
+        self.0.spawn(name, body)
+    }
+
+    fn signal(&self) -> Arc<dyn env::Signal> {
+        Arc::new(PatientSignal(self.0.signal()))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        self.0.unix_ms()
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.0.random_u64()
+    }
+}
+
+#[derive(Debug)]
+struct PatientSignal(Arc<dyn env::Signal>);
+
+impl env::Signal for PatientSignal {
+    fn raise(&self) {
+        self.0.raise();
+    }
+
+    fn wait(&self, _: Option<Duration>) -> bool {
+        self.0.wait(None)
+    }
+}
+
 pub fn setup(disk: impl Disk, dir: &Path) -> Setup {
     Setup {
         disk: Arc::new(disk),

@@ -1,11 +1,13 @@
 //! What openraft asks of a log.
 
 use std::{
+    collections::VecDeque,
     fmt::Debug,
     io,
     ops::{Range, RangeBounds},
 };
 
+use futures_util::stream::{self, Stream};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
@@ -87,6 +89,23 @@ impl RaftLogReader<TypeConfig> for DiskLog {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         self.read(start..end, READ_BYTES_MAX).await
+    }
+
+    /// In pieces of [`READ_BYTES_MAX`], so that applying a long log does not hold all of it.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let Range { start, end } = half_open(&range);
+        let begin = (self.clone(), start, VecDeque::new());
+        Box::pin(stream::try_unfold(begin, move |(log, mut next, mut piece)| async move {
+            if piece.is_empty() {
+                piece = log.read(next..end, READ_BYTES_MAX).await?.into();
+            }
+            let Some(entry) = piece.pop_front() else { return Ok(None) };
+            next = entry.log_id.index + 1;
+            Ok(Some((entry, (log, next, piece))))
+        }))
     }
 }
 

@@ -11,7 +11,7 @@ use openraft::storage::IOFlushed;
 use state::ids::Position;
 use tokio::sync::oneshot;
 
-use super::{files::Files, reader::Reader, record::StoredVote, segment::Segment};
+use super::{cache::Cache, files::Files, reader::Reader, record::StoredVote, segment::Segment};
 use crate::{
     env::Signal,
     log::{
@@ -126,7 +126,7 @@ impl Live {
     ) -> Self {
         Self {
             span,
-            cache: Cache { entries: VecDeque::new(), bytes: 0, bytes_max: cache_bytes_max },
+            cache: Cache::new(cache_bytes_max),
             vote: state.vote,
             committed: state.committed,
             segments,
@@ -190,55 +190,6 @@ pub(super) struct Picked {
 
 /// An entry on the disk. The segment in it keeps the file from being used again until it has been read.
 pub(super) type Frame = (Arc<Segment>, Location, Position);
-
-/// The newest entries: always the last ones of the log, without a hole, bounded in bytes.
-pub(super) struct Cache {
-    entries: VecDeque<Entry>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl Cache {
-    fn first(&self) -> Option<u64> {
-        self.entries.front().map(|entry| entry.log_id.index)
-    }
-
-    fn get(&self, index: u64) -> Option<&Entry> {
-        self.entries.get(usize::try_from(index.checked_sub(self.first()?)?).ok()?)
-    }
-
-    /// Adds the log's new last entry.
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.bytes += weight::entry_bytes(&entry);
-        self.entries.push_back(entry);
-    }
-
-    /// Follows a truncation.
-    pub(super) fn truncate_after(&mut self, last: Option<u64>) {
-        while let Some(entry) = self.entries.pop_back_if(|entry| Some(entry.log_id.index) > last) {
-            self.bytes -= weight::entry_bytes(&entry);
-        }
-    }
-
-    /// Follows a purge.
-    pub(super) fn purge(&mut self, upto: u64) {
-        while let Some(entry) = self.entries.pop_front_if(|entry| entry.log_id.index <= upto) {
-            self.bytes -= weight::entry_bytes(&entry);
-        }
-    }
-
-    /// Drops the oldest entries that can be read from the disk, until the rest is within the bound.
-    pub(super) fn shrink(&mut self, span: &mut Span<Slot>) {
-        while self.bytes > self.bytes_max {
-            let written = |entry: &mut Entry| {
-                let slot = span.get_mut(entry.log_id.index);
-                slot.is_some_and(|slot| matches!(slot.standing, Standing::Written(_)))
-            };
-            let Some(entry) = self.entries.pop_front_if(written) else { return };
-            self.bytes -= weight::entry_bytes(&entry);
-        }
-    }
-}
 
 /// What all handles of one log, and its threads, hold.
 pub(super) struct Shared {
