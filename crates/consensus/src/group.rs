@@ -9,6 +9,7 @@ use openraft::{
 use state::{
     apply::{Shared, StateMachine},
     command::Command,
+    ids::Position,
     outcome::Outcome,
     query::Reader,
 };
@@ -23,7 +24,7 @@ use crate::{
     snapshot::SnapshotData,
     state_machine::Machine,
     submit::Submitter,
-    types::{MemberId, Peer, TypeConfig},
+    types::{MemberId, Peer, TypeConfig, position},
 };
 
 /// What a group is started with.
@@ -89,7 +90,7 @@ impl<E: Engine> Group<E> {
     /// A sentence for people, when the log or the state cannot be read, or do not fit together.
     pub async fn start<L, N>(
         options: Options,
-        log: L,
+        mut log: L,
         network: N,
         machine: StateMachine<E>,
         env: Arc<dyn Env>,
@@ -100,6 +101,7 @@ impl<E: Engine> Group<E> {
         N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData<E>>,
     {
         let config = raft_config(&options)?;
+        check_that_log_meets_state(&options, &mut log, machine.applied().position).await?;
         let shared = machine.shared();
         let engine = machine.engine().clone();
         let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full));
@@ -244,6 +246,33 @@ impl<E: Engine> Group<E> {
         // It fails only when the core task has panicked: there is nothing left to stop then.
         drop(self.inner.raft.shutdown().await);
     }
+}
+
+/// The log must reach back to what the state holds, and no less far than it: openraft takes that for granted. It is
+/// not so when one of the two was lost, or restored from another day.
+async fn check_that_log_meets_state<L: RaftLogStorage<TypeConfig>>(
+    options: &Options,
+    log: &mut L,
+    applied: Option<Position>,
+) -> Result<(), String> {
+    let name = options.name;
+    let found =
+        log.get_log_state().await.map_err(|error| format!("cannot read the log of the {name} group: {error}"))?;
+    let purged = found.last_purged_log_id.as_ref().map(position);
+    let last = found.last_log_id.as_ref().map(position);
+    if purged > applied {
+        return Err(format!(
+            "the log of the {name} group begins behind what the store holds: the store was lost or is an older copy. \
+             Restore log and store from the same backup, or rebuild this node"
+        ));
+    }
+    if last < applied {
+        return Err(format!(
+            "the log of the {name} group ends before what the store holds: the log was lost or is an older copy. \
+             Restore log and store from the same backup, or rebuild this node"
+        ));
+    }
+    Ok(())
 }
 
 fn raft_config(options: &Options) -> Result<Config, String> {
