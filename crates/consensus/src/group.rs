@@ -285,7 +285,8 @@ fn raft_config(options: &Options) -> Result<Config, String> {
         enable_pre_vote: Some(true),
         // Checkpoints are ours to time, and each becomes a snapshot.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 1_000,
+        // What a checkpoint holds is of no more use in the log of a member without peers.
+        max_in_snapshot_log_to_keep: 0,
         purge_batch_size: 1,
         ..Config::default()
     };

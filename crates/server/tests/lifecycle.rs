@@ -115,6 +115,37 @@ fn a_lost_log_or_store_is_not_started_over() {
 }
 
 #[test]
+fn a_store_larger_than_its_memory_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = [
+        ("INSIDB_VALUES_DIRTY_BYTES_MAX", "4194304"),
+        ("INSIDB_VALUES_PAGE_CACHE_BYTES", "1048576"),
+        ("INSIDB_CHECKPOINT_BYTES", "1048576"),
+        ("INSIDB_LOG_SEGMENT_BYTES", "1048576"),
+    ];
+    let server = Server::start_with(dir.path(), &[], &small);
+    let key = server.create_key("tenant");
+    let value = |n: usize| format!("{n:08}").repeat(8_000);
+    let mut client = server.client(&key);
+    for n in 0..800 {
+        let answer = client.post("/vs", json!({"key": format!("k{n}"), "value": value(n)}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    server.kill();
+    let server = Server::start_with(dir.path(), &[], &small);
+    let mut client = server.client(&key);
+    for n in 0..800 {
+        assert_eq!(client.get(&format!("/vs?key=k{n}")).json()["data"], json!(value(n)), "k{n}");
+    }
+    let bytes: usize = (0..800).map(|n| format!("k{n}").len() + 64_000).sum();
+    assert_eq!(client.get("/limits").json()["usage"]["bytes_on_disk"], json!(bytes));
+    // The log of 50 MB of writes is not kept: what the checkpoints hold is purged from it.
+    let log_bytes: u64 =
+        std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(log_bytes < bytes as u64 / 2, "the log holds {log_bytes} bytes");
+}
+
+#[test]
 fn a_deleted_tenant_leaves_nothing_in_either_store() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
