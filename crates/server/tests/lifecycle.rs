@@ -139,10 +139,10 @@ fn a_store_larger_than_its_memory_works() {
     }
     let bytes: usize = (0..800).map(|n| format!("k{n}").len() + 64_000).sum();
     assert_eq!(client.get("/limits").json()["usage"]["bytes_on_disk"], json!(bytes));
-    // The log of 50 MB of writes is not kept: what the checkpoints hold is purged from it.
+    // Of the log of 51 MB of writes there is the segment in use and the next one: the checkpoints hold the rest.
     let log_bytes: u64 =
         std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
-    assert!(log_bytes < bytes as u64 / 2, "the log holds {log_bytes} bytes");
+    assert!(log_bytes < bytes as u64 * 3 / 4, "the log holds {log_bytes} bytes");
 }
 
 #[test]
