@@ -153,5 +153,16 @@ pub(crate) struct KnownCall<'a> {
     /// The request.
     pub(crate) call: Call<'a>,
     /// Who makes it.
-    pub(crate) known: &'a Known,
+    pub(crate) known: Arc<Known>,
+}
+
+impl KnownCall<'_> {
+    /// Looks at the caller again, once the body has arrived: meanwhile its key may have been deleted, or its limits
+    /// changed.
+    ///
+    /// # Errors
+    /// 401 when the key is not valid any more.
+    pub(crate) fn renew_caller(&mut self) -> Result<(), Error> {
+        self.call.app.callers.renew(&mut self.known, &self.call.app.service)
+    }
 }

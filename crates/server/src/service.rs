@@ -23,7 +23,7 @@ use state::{
     outcome::{DataOutcome, Done, Fault, Outcome, Rejection},
     query::{Reader, Stored},
 };
-use storage::{Engine, disk::DiskEngine};
+use storage::disk::DiskEngine;
 use tokio::time::{Instant, timeout_at};
 
 use crate::node::cache::Cache;
@@ -122,37 +122,18 @@ impl Service {
         self.cache.load_full()
     }
 
-    /// One tenant's write.
-    pub(crate) async fn write(
-        &self,
-        keyspace: Keyspace,
-        caller: &Caller,
-        write: Write,
-        deadline: Instant,
-    ) -> Result<Written, Error> {
-        let outcome = match keyspace {
-            Keyspace::Values => propose(&self.values, data(caller, write, None), deadline).await?,
-            Keyspace::Cache => {
-                let cache = self.cache().ok_or(Error::NoLeader)?;
-                let _coming = self.reserve_cache(&cache, caller, &write)?;
-                let quota_bytes = quota_in_memory(caller);
-                propose(&cache.group, data(caller, write, quota_bytes), deadline).await?
-            }
-        };
-        match outcome {
-            Outcome::Data(DataOutcome { revision, result: Ok(sum) }) => Ok(Written { revision, sum }),
-            Outcome::Data(DataOutcome { result: Err(Rejection::ScopeGone), .. }) => Err(Error::ScopeGone),
-            Outcome::Data(DataOutcome { revision, result: Err(rejection) }) => {
-                Err(Error::Refused { rejection, keyspace, revision: Some(revision) })
-            }
-            Outcome::Refused(rejection) => Err(Error::Refused { rejection, keyspace, revision: None }),
-            Outcome::Done(done) => Err(unexpected(&done)),
+    /// Where a tenant's write goes. The Cache's is the group of one generation: what happens to the write is decided
+    /// there or nowhere.
+    pub(crate) fn store(&self, keyspace: Keyspace) -> Result<Store<'_>, Error> {
+        match keyspace {
+            Keyspace::Values => Ok(Store::Values(self)),
+            Keyspace::Cache => Ok(Store::Cache(self, self.cache().ok_or(Error::NoLeader)?)),
         }
     }
 
     /// A change of keys, aliases or limits.
     pub(crate) async fn administer(&self, admin: Admin, deadline: Instant) -> Result<(), Error> {
-        match propose(&self.values, Command::Admin(admin), deadline).await? {
+        match propose(self.values.submit(Command::Admin(admin)), deadline).await? {
             Outcome::Done(Done::Accepted | Done::KeyDeleted { .. }) => Ok(()),
             Outcome::Refused(rejection) => {
                 Err(Error::Refused { rejection, keyspace: Keyspace::Values, revision: None })
@@ -188,6 +169,39 @@ impl Service {
     }
 }
 
+/// One store, ready to take a write.
+pub(crate) enum Store<'a> {
+    /// The Value Store, whose state looks up the quota itself.
+    Values(&'a Service),
+    /// The Cache's running generation.
+    Cache(&'a Service, Arc<Cache>),
+}
+
+impl Store<'_> {
+    /// One tenant's write. The Cache's quota is taken from `caller`, whose limits must be those in force.
+    pub(crate) async fn write(self, caller: &Caller, write: Write, deadline: Instant) -> Result<Written, Error> {
+        let (keyspace, outcome) = match &self {
+            Self::Values(service) => {
+                (Keyspace::Values, propose(service.values.submit(data(caller, write, None)), deadline).await?)
+            }
+            Self::Cache(service, cache) => {
+                let _coming = service.reserve_cache(cache, caller, &write)?;
+                let command = data(caller, write, quota_in_memory(caller));
+                (Keyspace::Cache, propose(cache.group.submit(command), deadline).await?)
+            }
+        };
+        match outcome {
+            Outcome::Data(DataOutcome { revision, result: Ok(sum) }) => Ok(Written { revision, sum }),
+            Outcome::Data(DataOutcome { result: Err(Rejection::ScopeGone), .. }) => Err(Error::ScopeGone),
+            Outcome::Data(DataOutcome { revision, result: Err(rejection) }) => {
+                Err(Error::Refused { rejection, keyspace, revision: Some(revision) })
+            }
+            Outcome::Refused(rejection) => Err(Error::Refused { rejection, keyspace, revision: None }),
+            Outcome::Done(done) => Err(unexpected(&done)),
+        }
+    }
+}
+
 /// Bytes that a cache write on its way may add.
 struct Coming<'a> {
     service: &'a Service,
@@ -215,9 +229,12 @@ fn quota_in_memory(caller: &Caller) -> Option<u64> {
     (caller.entity.scope != state::ids::ScopeId::ROOT).then_some(caller.entity.limits.bytes_in_memory)
 }
 
-/// Proposes, and waits until the deadline: past it, nobody knows what becomes of the proposal.
-async fn propose<E: Engine>(group: &Group<E>, command: Command, deadline: Instant) -> Result<Outcome, Error> {
-    match timeout_at(deadline, group.submit(command)).await {
+/// Waits for a proposal's outcome until the deadline: past it, nobody knows what becomes of the proposal.
+async fn propose(
+    proposal: impl Future<Output = Result<Outcome, consensus::Error>>,
+    deadline: Instant,
+) -> Result<Outcome, Error> {
+    match timeout_at(deadline, proposal).await {
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(Error::OutcomeUnknown),
     }
@@ -233,4 +250,24 @@ async fn await_read<T>(read: impl Future<Output = Result<T, consensus::Error>>, 
 
 fn unexpected(done: &Done) -> Error {
     Error::Internal(format!("a command was answered with {done:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future, time::Duration};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn past_the_deadline_a_proposals_outcome_is_unknown() {
+        let deadline = Instant::now() + Duration::from_millis(10);
+        assert!(matches!(propose(future::pending(), deadline).await, Err(Error::OutcomeUnknown)));
+        assert!(Instant::now() >= deadline);
+        // What is answered counts, even past the deadline; and only a doubtful answer is passed on as one.
+        let refused = propose(future::ready(Err(consensus::Error::DiskFull)), deadline).await;
+        assert!(matches!(refused, Err(Error::DiskFull)));
+        let doubtful = propose(future::ready(Err(consensus::Error::OutcomeUnknown)), deadline).await;
+        assert!(matches!(doubtful, Err(Error::OutcomeUnknown)));
+        assert!(propose(future::ready(Ok(Outcome::Done(Done::Accepted))), deadline).await.is_ok());
+    }
 }

@@ -5,6 +5,7 @@
 //! 3. An entry of the map counts only for the version of the control plane at which it was made: a change of keys or
 //!    limits raises that version before it is acknowledged, so the next request looks at the state again.
 //! 4. Unknown keys are never remembered, so that trying keys costs no memory.
+//! 5. Once a request's body has arrived, which may take long, the caller is looked at again: see [`Callers::renew`].
 //!
 //! The rate buckets live beside the map, one per scope, so that a key shares its own with its aliases and keeps it
 //! when its limits change.
@@ -40,6 +41,7 @@ const UNKNOWN: &str = "The API key is unknown, deleted or expired";
 pub(crate) struct Known {
     /// Who it is.
     pub(crate) caller: Caller,
+    hash: ApiKeyHash,
     /// Its scope's tokens; the root key has no rate limit.
     bucket: Option<Arc<Bucket>>,
     control_version: u64,
@@ -79,8 +81,9 @@ pub(crate) struct Callers {
 impl Callers {
     /// No callers yet but the root key.
     pub(crate) fn new(env: Arc<dyn Env>, root_key: &str) -> Self {
-        let root = Known { caller: root_caller(), bucket: None, control_version: 0 };
-        Self { env, root_hash: hash(root_key), root: Arc::new(root), known: HashMap::new(), buckets: Mutex::default() }
+        let root_hash = hash(root_key);
+        let root = Known { caller: root_caller(), hash: root_hash, bucket: None, control_version: 0 };
+        Self { env, root_hash, root: Arc::new(root), known: HashMap::new(), buckets: Mutex::default() }
     }
 
     /// Who presents the key in these headers.
@@ -92,16 +95,40 @@ impl Callers {
         if self.is_root_hash(&hash) {
             return Ok(self.root.clone());
         }
+        let known = self.find(hash, service)?;
+        self.refuse_expired(&known)?;
+        Ok(known)
+    }
+
+    /// Looks at the caller again, some time after [`Callers::authenticate`]: it is valid still, and under its limits
+    /// of now. Costs one atomic load where nothing has changed.
+    ///
+    /// # Errors
+    /// 401 when the key is not valid any more.
+    pub(crate) fn renew(&self, known: &mut Arc<Known>, service: &Service) -> Result<(), Error> {
+        if known.is_root() {
+            return Ok(());
+        }
+        if known.control_version != service.values().control_version() {
+            *known = self.find(known.hash, service)?;
+        }
+        self.refuse_expired(known)
+    }
+
+    fn find(&self, hash: ApiKeyHash, service: &Service) -> Result<Arc<Known>, Error> {
         // Read before the state, so that an entry is never taken for newer than it is.
         let control_version = service.values().control_version();
         let remembered = self.known.pin().get(&hash).filter(|known| known.control_version == control_version).cloned();
-        let known = match remembered {
-            Some(known) => known,
-            None => self.look_up(hash, control_version, service)?,
-        };
+        match remembered {
+            Some(known) => Ok(known),
+            None => self.look_up(hash, control_version, service),
+        }
+    }
+
+    fn refuse_expired(&self, known: &Known) -> Result<(), Error> {
         match known.caller.entity.expires_at_unix_ms {
             Some(expires_at_unix_ms) if expires_at_unix_ms <= self.env.unix_ms() => Err(Error::Unauthorized(UNKNOWN)),
-            Some(_) | None => Ok(known),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -121,7 +148,7 @@ impl Callers {
             return Err(Error::Unauthorized(UNKNOWN));
         };
         let bucket = self.buckets().entry(caller.entity.scope).or_default().clone();
-        let known = Arc::new(Known { caller, bucket: Some(bucket), control_version });
+        let known = Arc::new(Known { caller, hash, bucket: Some(bucket), control_version });
         self.known.pin().insert(hash, known.clone());
         Ok(known)
     }

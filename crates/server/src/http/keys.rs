@@ -83,7 +83,7 @@ pub(crate) async fn alias_delete(mut call: KnownCall<'_>) -> Result<Response, Er
 
 /// `GET /alias/list`.
 pub(crate) async fn alias_list(call: KnownCall<'_>) -> Result<Response, Error> {
-    let aliases = match subject_of(call.known) {
+    let aliases = match subject_of(&call.known) {
         Subject::Root => Vec::new(),
         Subject::Key(which) => {
             let entity = call.call.app.service.entity(&which, call.call.deadline()).await?;

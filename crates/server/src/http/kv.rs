@@ -41,7 +41,13 @@ pub(crate) async fn get_by_body(mut call: KnownCall<'_>, keyspace: Keyspace) -> 
     read(call, keyspace, consistency, &key).await
 }
 
-async fn read(call: KnownCall<'_>, keyspace: Keyspace, consistency: Consistency, key: &Key) -> Result<Response, Error> {
+async fn read(
+    mut call: KnownCall<'_>,
+    keyspace: Keyspace,
+    consistency: Consistency,
+    key: &Key,
+) -> Result<Response, Error> {
+    call.renew_caller()?;
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
     let stored = reader.get(call.known.scope(), key)?.ok_or(service::Error::KeyNotFound)?;
     let mut response = data(text(stored.value())?);
@@ -94,8 +100,17 @@ pub(crate) async fn bump(mut call: KnownCall<'_>) -> Result<Response, Error> {
     Ok(response)
 }
 
-async fn write(call: KnownCall<'_>, keyspace: Keyspace, write: Write) -> Result<Written, Error> {
-    Ok(call.call.app.service.write(keyspace, &call.known.caller, write, call.call.deadline()).await?)
+/// Every write's way into the log, in this order: the store, then the caller once more, then the write.
+///
+/// The state of the cache group knows no keys, and the body may have taken long enough for the key to be deleted, its
+/// data removed, and a new generation begun that has never heard of the scope. So the group is taken first: a deletion
+/// acknowledged before the second look is answered 401 here, and one acknowledged after it goes on to close the scope
+/// in this very group, unless the group has ended; either way nothing of the write stays. The Value Store's state
+/// knows the keys itself and refuses a deleted scope, so that there the second look only ends aliases sooner.
+async fn write(mut call: KnownCall<'_>, keyspace: Keyspace, write: Write) -> Result<Written, Error> {
+    let store = call.call.app.service.store(keyspace)?;
+    call.renew_caller()?;
+    Ok(store.write(&call.known.caller, write, call.call.deadline()).await?)
 }
 
 /// iterate with its parameters in the URL.
@@ -112,7 +127,7 @@ pub(crate) async fn iterate_by_body(mut call: KnownCall<'_>, keyspace: Keyspace)
 }
 
 async fn respond_page(
-    call: KnownCall<'_>,
+    mut call: KnownCall<'_>,
     keyspace: Keyspace,
     form: IterateForm,
     query: &Query<'_>,
@@ -120,6 +135,7 @@ async fn respond_page(
 ) -> Result<Response, Error> {
     let consistency = consistency(query)?;
     let page = parse_page(query, in_body, form, call.known.is_root())?;
+    call.renew_caller()?;
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
     let request = page::Request { reader, scope: call.known.scope(), page, form };
     let mut response = page::respond(&call.call.app.scans, request, call.call.deadline()).await?;

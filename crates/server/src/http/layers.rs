@@ -54,15 +54,8 @@ pub(crate) async fn serve(app: Arc<App>, path: Option<Arc<Path>>, request: Reque
     let mut payload = Payload::new(&parts.headers, body, app.budget.clone());
     let mut caller = None;
 
-    let walked = AssertUnwindSafe(walk(&app, path.as_deref(), &parts, &mut payload, &mut caller)).catch_unwind().await;
-    let answered = walked.unwrap_or(Err(Error::Panicked));
-    let mut response = match &answered {
-        Ok(_) => None,
-        Err(error) => Some(refuse(error, &parts.headers)),
-    }
-    .or(answered.ok())
-    .expect("it is the one or the other");
-
+    let answered = guard(walk(&app, path.as_deref(), &parts, &mut payload, &mut caller)).await;
+    let mut response = answered.unwrap_or_else(|error| refuse(&error, &parts.headers));
     if !payload.settle().await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -71,6 +64,11 @@ pub(crate) async fn serve(app: Arc<App>, path: Option<Arc<Path>>, request: Reque
     let event = Event { number, class, path: path.as_deref(), parts: &parts, caller, took: start.elapsed() };
     event.record(&app, &payload, &response);
     response
+}
+
+/// Turns a panic into an error: a bug costs its own request, never the connection's others or the node.
+async fn guard(walk: impl Future<Output = Result<Response, Error>>) -> Result<Response, Error> {
+    AssertUnwindSafe(walk).catch_unwind().await.unwrap_or(Err(Error::Panicked))
 }
 
 /// Steps 1 to 5.
@@ -97,7 +95,7 @@ async fn walk(
             if row.class != Class::System {
                 known.take_token(monotonic_ns(&*app.env))?;
             }
-            operate(row.operation, KnownCall { call, known: &known }).await
+            operate(row.operation, KnownCall { call, known }).await
         }
     }
 }
@@ -227,5 +225,21 @@ impl Event<'_> {
                 method, route, status, code, bytes_in, bytes_out, duration_us, caller, %request_id, "request"
             );
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error() {
+        let panicking = guard(async { panic!("the reason is for the log alone") }).await;
+        let answer = panicking.unwrap_err().respond(&HeaderMap::new());
+        assert_eq!((answer.status().as_u16(), answer.extensions().get::<Code>()), (500, Some(&Code::Internal)));
+        let refused = guard(async { Err(Error::RouteNotFound) }).await;
+        assert!(matches!(refused, Err(Error::RouteNotFound)));
+        assert_eq!(guard(async { Ok(Response::default()) }).await.unwrap().status().as_u16(), 200);
     }
 }

@@ -288,9 +288,13 @@ impl Client {
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    /// Whether the server has closed the connection, once everything it sent is read.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
+    /// Reads to the end of what the server sends; panics when the end does not come.
+    pub(crate) fn read_to_close(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("not closed: {error}"),
+            Ok(_) | Err(_) => rest,
+        }
     }
 }
 
