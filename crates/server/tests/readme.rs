@@ -9,6 +9,7 @@
 //! `INSIDB_README_WRITE=1` writes what was printed into the page instead of comparing.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "the tour needs the PATH of whoever tests")]
 
 use std::{
     fmt::Write as _,
