@@ -20,7 +20,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tower::Service;
 
 use crate::http::layers::Peer;
@@ -90,18 +90,16 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let connection = Connection { peer, router: router.clone(), options: options.clone() };
         if let Ok(place) = places.clone().try_acquire_owned() {
-            let connection = Connection { peer, router: router.clone(), options: options.clone() };
             let shutdown = shutdown.clone();
             connections.spawn(async move {
                 connection.run(socket, shutdown).await;
                 drop(place);
             });
-        } else if options.tls.is_none()
-            && let Ok(place) = turned_away.clone().try_acquire_owned()
-        {
+        } else if let Ok(place) = turned_away.clone().try_acquire_owned() {
             connections.spawn(async move {
-                close(socket, Some(Verdict::TooManyConnections)).await;
+                connection.turn_away(socket).await;
                 drop(place);
             });
         }
@@ -133,12 +131,34 @@ impl Connection {
         }
         match &self.options.tls {
             None => self.serve(socket, shutdown).await,
-            Some(tls) => match timeout(self.options.tls_handshake_time_max, tls.accept(socket)).await {
-                Ok(Ok(stream)) => self.serve(stream, shutdown).await,
-                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                Err(_) => tracing::debug!("TLS handshake took too long"),
-            },
+            Some(tls) => {
+                if let Some(stream) = self.shake_hands(tls, socket).await {
+                    self.serve(stream, shutdown).await;
+                }
+            }
         }
+    }
+
+    /// Says that there are too many connections; where there is TLS, inside of it, since a client reads nothing else.
+    async fn turn_away(self, socket: TcpStream) {
+        let verdict = Some(Verdict::TooManyConnections);
+        match &self.options.tls {
+            None => close(socket, verdict).await,
+            Some(tls) => {
+                if let Some(stream) = self.shake_hands(tls, socket).await {
+                    close(stream, verdict).await;
+                }
+            }
+        }
+    }
+
+    async fn shake_hands(&self, tls: &TlsAcceptor, socket: TcpStream) -> Option<TlsStream<TcpStream>> {
+        match timeout(self.options.tls_handshake_time_max, tls.accept(socket)).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        }
+        None
     }
 
     async fn serve<S>(&self, stream: S, mut shutdown: watch::Receiver<bool>)

@@ -85,13 +85,17 @@ pub(crate) fn create_data_dir(path: &Path, env: &dyn Env) -> anyhow::Result<()> 
 /// Runs a server until a signal ends it.
 pub(crate) fn run(start: Start) -> anyhow::Result<()> {
     let filter = telemetry::parse_filter(&start.config.log_level).map_err(anyhow::Error::msg)?;
-    telemetry::start_logging(filter, start.config.log_format);
+    let env: Arc<dyn Env> = Arc::new(System::new());
+    let log = telemetry::start_logging(filter, start.config.log_format, &*env)?;
     let raft = runtime("insid-raft", Some(RAFT_THREADS))?;
     let requests = runtime("insid-http", None)?;
-    let ended = requests.block_on(serve(start, raft.handle().clone()));
+    let metrics = Metrics::new(env.clone(), log.dropped_events());
+    let ended = requests.block_on(serve(start, raft.handle().clone(), env, metrics));
     // What still blocks a thread, a read of a slow disk say, must not hold up the end.
     requests.shutdown_background();
     raft.shutdown_background();
+    // Where standard error is stuck, the last events are lost: there is nowhere left to say so.
+    let _ = log.end();
     ended
 }
 
@@ -103,7 +107,7 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
     builder.thread_name(name).enable_all().build().with_context(|| format!("cannot start the threads of {name}"))
 }
 
-async fn serve(start: Start, raft: Handle) -> anyhow::Result<()> {
+async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
     let Start { config, root_key, announce } = start;
     let mut signals = Signals::new()?;
     let public = bind("public_address", config.public_address).await?;
@@ -117,8 +121,6 @@ async fn serve(start: Start, raft: Handle) -> anyhow::Result<()> {
     )?);
     let addresses = Addresses { public: public.local_addr()?, private: private.local_addr()? };
 
-    let env: Arc<dyn Env> = Arc::new(System::new());
-    let metrics = Metrics::new(env.clone());
     let node = tokio::select! {
         node = Node::start(node_options(&config, env.clone(), &metrics, raft)) => node?,
         () = signals.next() => return Ok(()),

@@ -2,12 +2,16 @@
 
 use std::io::{IsTerminal, stderr};
 
+use anyhow::Context;
+use consensus::env::Env;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::LogFormat;
 
+mod log_buffer;
 mod metrics;
 
+pub(crate) use log_buffer::LogBuffer;
 pub(crate) use metrics::Metrics;
 
 /// openraft tells at the level "info" what it thinks: only its errors are for operators, unless they ask for more.
@@ -24,8 +28,12 @@ pub(crate) fn parse_filter(directives: &str) -> Result<EnvFilter, String> {
     EnvFilter::builder().parse(directives).map_err(|error| format!("it holds no log directives: {error}"))
 }
 
-/// Begins to log to standard error, for the rest of the process.
-pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) {
+/// Begins to log to standard error, until the buffer is ended.
+///
+/// # Errors
+/// When there is no thread for it.
+pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat, env: &dyn Env) -> anyhow::Result<LogBuffer> {
+    let buffer = LogBuffer::start(env, stderr()).context("cannot start the thread of the log")?;
     let for_people = match format {
         LogFormat::Auto => stderr().is_terminal(),
         LogFormat::Text => true,
@@ -33,8 +41,9 @@ pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) {
     };
     let registry = tracing_subscriber::registry().with(filter);
     if for_people {
-        registry.with(fmt::layer().with_ansi(stderr().is_terminal()).with_writer(stderr)).init();
+        registry.with(fmt::layer().with_ansi(stderr().is_terminal()).with_writer(buffer.clone())).init();
     } else {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).init();
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(buffer.clone())).init();
     }
+    Ok(buffer)
 }

@@ -4,17 +4,9 @@
 
 mod harness;
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-    sync::Arc,
-};
+use std::process::{Child, Command, Output, Stdio};
 
-use harness::wait_for;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use harness::{https, wait_for};
 
 fn insid(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_insid"));
@@ -110,23 +102,4 @@ fn init_makes_what_run_needs_and_tls_serves() {
         let answer = https(addresses[listener].as_str().unwrap().parse().unwrap(), &data_dir.join("tls.crt"));
         assert!(answer.starts_with("HTTP/1.1 401 ") || answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
-}
-
-/// A request over TLS that trusts this certificate alone.
-fn https(address: SocketAddr, certificate: &Path) -> String {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(harness::PATIENCE)).unwrap();
-    let mut stream = Stream::new(&mut connection, &mut socket);
-    stream.write_all(b"GET /db/api/v1/ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }

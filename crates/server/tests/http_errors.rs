@@ -259,15 +259,3 @@ fn expect_continue_head_and_pipelines_are_understood() {
         }
     }
 }
-
-#[test]
-fn past_the_bounds_the_answer_is_503() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start_with(dir.path(), &[], &[("INSIDB_CONNECTIONS_MAX", "1")]);
-    let root = server.root_key.clone();
-    let mut first = server.client(&root);
-    assert_eq!(first.get("/ping").status, 200);
-    let turned_away = Client::connect(server.public).read_answer("GET").unwrap();
-    assert_eq!((turned_away.status, turned_away.header("retry-after")), (503, Some("1")));
-    assert_eq!(first.get("/ping").status, 200);
-}

@@ -4,38 +4,8 @@
 
 mod harness;
 
-use harness::{Answer, BASE, Client, Server, wait_for};
+use harness::{Client, Late, Server, wait_for};
 use serde_json::{Value, json};
-
-/// A request whose head and half of whose body have been sent.
-struct Late {
-    client: Client,
-    rest: Vec<u8>,
-}
-
-impl Late {
-    /// Returns when the server has the request in hand: its key has been looked at.
-    fn begin(server: &Server, key: &str, path: &str, body: &Value) -> Self {
-        let mut client = Client::connect(server.public);
-        let body = body.to_string();
-        let (half, rest) = body.as_bytes().split_at(body.len() / 2);
-        let head = format!(
-            "POST {BASE}{path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nExpect: 100-continue\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        client.send(head.as_bytes()).unwrap();
-        // The server says "continue" when the handler asks for the body: past the look at the key.
-        assert_eq!(client.read_answer("POST").unwrap().status, 100);
-        client.send(half).unwrap();
-        Self { client, rest: rest.to_vec() }
-    }
-
-    fn finish(mut self) -> Answer {
-        self.client.send(&self.rest).unwrap();
-        self.client.read_answer("POST").unwrap()
-    }
-}
 
 /// Bodies that each route takes while `k` is `v` in both stores.
 fn requests() -> Vec<(&'static str, Value)> {

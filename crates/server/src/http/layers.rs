@@ -1,6 +1,6 @@
 //! What every request passes, in this order, whatever it asks for:
 //!
-//! 1. an id, and a place among the requests in flight (503);
+//! 1. an id, and, but for probes, a place among the requests in flight (503);
 //! 2. its client's address: permitted (403)? within its rate (429)?
 //! 3. a path (404) and a method (405) of the table;
 //! 4. a caller (401, 403) with a token (429): until here nothing of the body is read, and no store is asked;
@@ -79,7 +79,9 @@ async fn walk(
     payload: &mut Payload,
     caller: &mut Option<ApiKeyId>,
 ) -> Result<Response, Error> {
-    let _place = Place::take(app)?;
+    // An overloaded node is alive, and its metrics are never wanted more.
+    let is_probe = path.is_some_and(Path::is_probe);
+    let _place = if is_probe { None } else { Some(Place::take(app)?) };
     let client = app.addresses.client(peer(parts), &parts.headers);
     app.addresses.admit(client)?;
     let class = path.map_or(Class::System, Path::class);

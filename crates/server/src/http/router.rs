@@ -263,6 +263,11 @@ impl Path {
         self.rows[0].class
     }
 
+    /// Whether it is one of the paths that monitors ask, without a key.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.rows[0].permission == Permission::Open
+    }
+
     /// The path's text.
     pub(crate) fn text(&self) -> &str {
         &self.rows[0].path

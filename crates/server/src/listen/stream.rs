@@ -236,9 +236,6 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
         match poll(Pin::new(self.stream.as_mut().expect("there until drop")), cx) {
             Poll::Ready(done) => {
                 self.write_timer.disarm();
-                if self.head == Head::Nothing {
-                    self.read_timer.disarm(); // a client that takes a long answer is not idle
-                }
                 Poll::Ready(done)
             }
             Poll::Pending => {
@@ -247,6 +244,20 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
             }
         }
     }
+
+    /// A client that takes a long answer is not idle. A flush says nothing of the kind: hyper flushes whenever it
+    /// wakes, also when there is nothing to send.
+    fn poll_taken(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.poll_timed(cx, poll));
+        if self.head == Head::Nothing {
+            self.read_timer.disarm();
+        }
+        Poll::Ready(written)
+    }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
@@ -254,7 +265,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         if self.take_automatic_answer(buf) {
             return Poll::Ready(Ok(buf.len()));
         }
-        self.poll_timed(cx, |stream, cx| stream.poll_write(cx, buf))
+        self.poll_taken(cx, |stream, cx| stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -265,7 +276,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         if bufs.first().is_some_and(|buf| self.take_automatic_answer(buf)) {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        self.poll_timed(cx, |stream, cx| stream.poll_write_vectored(cx, bufs))
+        self.poll_taken(cx, |stream, cx| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

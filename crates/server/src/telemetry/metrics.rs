@@ -101,8 +101,8 @@ struct Sample {
 }
 
 impl Metrics {
-    /// Nothing counted yet.
-    pub(crate) fn new(env: Arc<dyn Env>) -> Self {
+    /// Nothing counted yet but the log events that were dropped, which the log itself counts.
+    pub(crate) fn new(env: Arc<dyn Env>, dropped_log_events: Counter) -> Self {
         let mut registry = Registry::with_prefix("insidb");
         let requests = Family::<ByStatus, Counter>::default();
         let durations = Family::<ByClass, Histogram, fn() -> Histogram>::new_with_constructor(|| histogram(50e-6, 18));
@@ -111,6 +111,7 @@ impl Metrics {
         registry.register("http_requests", "Requests answered", requests.clone());
         registry.register_with_unit("http_request_duration", "From head to answer", Unit::Seconds, durations.clone());
         registry.register("rate_limited", "Requests refused by a rate limit", rate_limited.clone());
+        registry.register("log_events_dropped", "Log events that nobody read in time", dropped_log_events);
         registry.register_with_unit("log_fsync", "Syncs of the log", Unit::Seconds, log_latency.0.clone());
         let gauges = Gauges::default();
         gauges.register(&mut registry);

@@ -10,8 +10,12 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 /// How long anything may take before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -295,6 +299,55 @@ impl Client {
             Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("not closed: {error}"),
             Ok(_) | Err(_) => rest,
         }
+    }
+}
+
+/// A request over TLS that trusts this certificate alone.
+pub(crate) fn https(address: SocketAddr, certificate: &Path) -> String {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = Stream::new(&mut connection, &mut socket);
+    stream.write_all(b"GET /db/api/v1/ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A request whose head and half of whose body have been sent.
+pub(crate) struct Late {
+    client: Client,
+    rest: Vec<u8>,
+}
+
+impl Late {
+    /// Returns when the server has the request in hand: its key has been looked at.
+    pub(crate) fn begin(server: &Server, key: &str, path: &str, body: &serde_json::Value) -> Self {
+        let mut client = Client::connect(server.public);
+        let body = body.to_string();
+        let (half, rest) = body.as_bytes().split_at(body.len() / 2);
+        let head = format!(
+            "POST {BASE}{path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nExpect: 100-continue\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        client.send(head.as_bytes()).unwrap();
+        // The server says "continue" when the handler asks for the body: past the look at the key.
+        assert_eq!(client.read_answer("POST").unwrap().status, 100);
+        client.send(half).unwrap();
+        Self { client, rest: rest.to_vec() }
+    }
+
+    pub(crate) fn finish(mut self) -> Answer {
+        self.client.send(&self.rest).unwrap();
+        self.client.read_answer("POST").unwrap()
     }
 }
 

@@ -1,0 +1,168 @@
+//! Clients that are slow, silent or too many: each is cut off or refused in its time, and the others are served.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use harness::{BASE, Client, Late, Server, https, wait_for};
+use serde_json::json;
+
+/// Returns once a request of this client is refused as one too many.
+fn wait_for_overload(client: &mut Client, request: impl Fn(&mut Client) -> harness::Answer) {
+    let refused = wait_for("the node to be overloaded", || {
+        let answer = request(client);
+        (answer.status == 503).then_some(answer)
+    });
+    assert_eq!(refused.text(), "The node is overloaded; nothing was done, try again shortly");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &[], &[("INSIDB_REQUESTS_IN_FLIGHT_MAX", "1")]);
+    let root = server.root_key.clone();
+    let mut client = server.client(&root);
+    let late = Late::begin(&server, &root, "/vs", &json!({"key": "k", "value": "v"}));
+    wait_for_overload(&mut client, |client| client.get("/ping"));
+    // Monitors are answered all the same.
+    let mut monitor = Client::connect(server.private);
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(monitor.get(path).status, 200, "{path}");
+    }
+    assert_eq!(late.finish().status, 200);
+    assert_eq!(client.get("/vs?key=k").json(), json!({"data": "v"}));
+}
+
+#[test]
+fn bytes_of_bodies_in_flight_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = [("INSIDB_MAX_VALUE_SIZE", "1000"), ("INSIDB_BODY_BYTES_IN_FLIGHT_MAX", "22096")];
+    let server = Server::start_with(dir.path(), &[], &environment);
+    let root = server.root_key.clone();
+    let mut client = server.client(&root);
+    // A field that nobody knows makes a body large, and not illegal.
+    let padded = |bytes: usize| json!({"key": "k", "value": "v", "padding": "x".repeat(bytes)});
+    let late = Late::begin(&server, &root, "/vs", &padded(20_000));
+    let set = |client: &mut Client| client.post("/vs", padded(15_000));
+    wait_for_overload(&mut client, set);
+    assert_eq!(client.get("/ping").status, 200, "what has no body goes on");
+    assert_eq!(late.finish().status, 200);
+    assert_eq!(set(&mut client).status, 200);
+}
+
+#[test]
+fn connections_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &[], &[("INSIDB_CONNECTIONS_MAX", "1")]);
+    let root = server.root_key.clone();
+    let mut first = server.client(&root);
+    assert_eq!(first.get("/ping").status, 200);
+    let turned_away = Client::connect(server.public).read_answer("GET").unwrap();
+    assert_eq!((turned_away.status, turned_away.header("retry-after")), (503, Some("1")));
+    assert_eq!(turned_away.text(), "The node has too many connections; try again shortly");
+    assert_eq!(first.get("/ping").status, 200);
+    drop(first);
+    wait_for_service(&server);
+}
+
+/// Returns once the public listener has a place for a new connection.
+fn wait_for_service(server: &Server) {
+    wait_for("a free place", || {
+        let answer = server.client(&server.root_key).try_request("GET", "/ping", "").ok()?;
+        (answer.status == 200).then_some(())
+    });
+}
+
+#[test]
+fn tls_handshakes_are_bounded_in_number_and_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let environment = [
+        ("INSIDB_PUBLIC_TLS_CERTIFICATE", certificate.to_str().unwrap()),
+        ("INSIDB_PUBLIC_TLS_KEY", key.to_str().unwrap()),
+        ("INSIDB_TLS_HANDSHAKE_TIMEOUT_MS", "2000"),
+        ("INSIDB_CONNECTIONS_MAX", "1"),
+    ];
+    let server = Server::start_with(&dir.path().join("node"), &[], &environment);
+    let mut silent = Client::connect(server.public);
+    let turned_away = https(server.public, &certificate);
+    assert!(turned_away.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{turned_away}");
+    assert!(turned_away.contains("\r\nretry-after: 1\r\n"), "{turned_away}");
+    assert!(silent.read_to_close().is_empty());
+    wait_for("a free place", || https(server.public, &certificate).starts_with("HTTP/1.1 401 ").then_some(()));
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &[], &[("INSIDB_IDLE_TIMEOUT_MS", "100")]);
+    let mut silent = Client::connect(server.public);
+    assert!(silent.read_to_close().is_empty());
+    let mut client = Client::connect(server.public);
+    client.send(format!("GET {BASE}/ping HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(client.read_answer("GET").unwrap().status, 401);
+    assert!(client.read_to_close().is_empty());
+}
+
+#[test]
+fn a_client_that_does_not_read_its_value_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = [("INSIDB_WRITE_TIMEOUT_MS", "300"), ("INSIDB_CONNECTIONS_MAX", "1")];
+    let server = Server::start_with(dir.path(), &[], &environment);
+    let root = server.root_key.clone();
+    let mut slow = server.client(&root);
+    // A pipeline of answers that no buffer of the system holds.
+    let value = "x".repeat(1 << 20);
+    assert_eq!(slow.post("/cache", json!({"key": "k", "value": value})).status, 200);
+    let answers = 64;
+    let get = format!("GET {BASE}/cache?key=k HTTP/1.1\r\nHost: x\r\nAuthorization: {root}\r\n\r\n");
+    slow.send(get.repeat(answers).as_bytes()).unwrap();
+    wait_for_service(&server);
+    assert!(slow.read_to_close().len() < answers << 20, "the rest was never sent");
+}
+
+#[test]
+fn a_client_that_does_not_read_its_page_gives_the_scan_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = [
+        ("INSIDB_MAX_VALUE_SIZE", "8388608"),
+        ("INSIDB_WRITE_TIMEOUT_MS", "2000"),
+        ("INSIDB_REQUEST_TIMEOUT_MS", "500"),
+        ("INSIDB_SCANS_MAX", "1"),
+    ];
+    let server = Server::start_with(dir.path(), &[], &environment);
+    let root = server.root_key.clone();
+    let mut client = server.client(&root);
+    for n in 0..10 {
+        let key = format!("{n}{}", "k".repeat(6 << 20));
+        assert_eq!(client.post("/cache", json!({"key": key, "value": ""})).status, 200);
+    }
+    let mut slow = server.client(&root);
+    let page = format!("GET {BASE}/cache/iterate HTTP/1.1\r\nHost: x\r\nAuthorization: {root}\r\n\r\n");
+    slow.send(page.as_bytes()).unwrap();
+    let other_page = |client: &mut Client| client.get("/cache/iterate?prefix=none");
+    wait_for_overload(&mut client, other_page);
+    wait_for("the scan to be free", || (other_page(&mut client).status == 200).then_some(()));
+    assert!(slow.read_to_close().len() < 60 << 20, "the rest was never sent");
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let root = server.root_key.clone();
+    // A request that would hold the orderly stop up.
+    let late = Late::begin(&server, &root, "/vs", &json!({"key": "k", "value": "v"}));
+    server.signal("TERM");
+    wait_for("the listener to close", || Client::try_connect(server.public).is_err().then_some(()));
+    server.signal("INT");
+    assert_eq!(server.wait(), Some(1));
+    drop(late);
+    // Nothing acknowledged is lost by it.
+    let server = Server::start(dir.path());
+    assert_eq!(server.client(&root).get("/vs?key=k").status, 404);
+}
