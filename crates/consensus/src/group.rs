@@ -7,6 +7,7 @@ use openraft::{
     storage::RaftLogStorage,
 };
 use state::{
+    applied::Applied,
     apply::{Shared, StateMachine},
     command::Command,
     ids::Position,
@@ -22,7 +23,7 @@ use crate::{
     env::Env,
     read,
     snapshot::SnapshotData,
-    state_machine::Machine,
+    state_machine::{Machine, decode_applied},
     submit::Submitter,
     types::{MemberId, Peer, TypeConfig, position},
 };
@@ -101,6 +102,7 @@ impl<E: Engine> Group<E> {
         N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData<E>>,
     {
         let config = raft_config(&options)?;
+        check_that_state_is_ours(&options, machine.applied())?;
         check_that_log_meets_state(&options, &mut log, machine.applied().position).await?;
         let shared = machine.shared();
         let engine = machine.engine().clone();
@@ -246,6 +248,21 @@ impl<E: Engine> Group<E> {
         // It fails only when the core task has panicked: there is nothing left to stop then.
         drop(self.inner.raft.shutdown().await);
     }
+}
+
+/// The membership that the state holds must name this member: a store copied from another node does not, and its
+/// member would wait for ever to be elected.
+fn check_that_state_is_ours(options: &Options, applied: &Applied) -> Result<(), String> {
+    let (_, stored) = decode_applied(applied).map_err(|error| error.to_string())?;
+    let membership = stored.membership();
+    if membership.nodes().next().is_some() && membership.get_node(&options.member).is_none() {
+        return Err(format!(
+            "the store of the {} group is another node's: it does not know member {}. Put back this node's own store, \
+             or rebuild the node",
+            options.name, options.member
+        ));
+    }
+    Ok(())
 }
 
 /// The log must reach back to what the state holds, and no less far than it: openraft takes that for granted. It is

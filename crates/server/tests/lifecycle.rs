@@ -115,6 +115,20 @@ fn a_lost_log_or_store_is_not_started_over() {
 }
 
 #[test]
+fn another_nodes_store_is_refused() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for dir in &dirs {
+        let server = Server::start(dir.path());
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+    }
+    let store = |dir: &tempfile::TempDir| dir.path().join("store").join("floor.redb");
+    std::fs::copy(store(&dirs[0]), store(&dirs[1])).unwrap();
+    let said = refusal(dirs[1].path());
+    assert!(said.contains("is another node's"), "{said}");
+}
+
+#[test]
 fn a_store_larger_than_its_memory_works() {
     let dir = tempfile::tempdir().unwrap();
     let small = [
