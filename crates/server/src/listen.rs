@@ -170,7 +170,12 @@ impl Connection {
         let stream = Watched::new(stream, self.options.times, activity.clone(), ended);
         let service = service_fn(|request: Request<Incoming>| self.answer(request, activity.clone()));
         let mut builder = http1::Builder::new();
-        builder.header_read_timeout(None).max_header_size(HEAD_BYTES_MAX).max_buf_size(BUFFER_BYTES_MAX);
+        // A client may close its side once it has sent its request: it is answered all the same.
+        builder
+            .half_close(true)
+            .header_read_timeout(None)
+            .max_header_size(HEAD_BYTES_MAX)
+            .max_buf_size(BUFFER_BYTES_MAX);
         {
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);

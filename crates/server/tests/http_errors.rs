@@ -259,3 +259,46 @@ fn expect_continue_head_and_pipelines_are_understood() {
         }
     }
 }
+
+#[test]
+fn a_client_that_closes_its_side_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.create_key("tenant");
+    for n in 1..=20 {
+        let body = format!(r#"{{"key":"n","value":"{n}"}}"#);
+        let head = format!(
+            "POST /db/api/v1/vs HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut client = Client::connect(server.public);
+        client.send(format!("{head}{body}").as_bytes()).unwrap();
+        client.close_sending();
+        assert_eq!(client.read_answer("POST").unwrap().status, 200);
+        assert_eq!(server.client(&key).get("/vs?key=n").json()["data"], json!(n.to_string()));
+    }
+}
+
+#[test]
+fn head_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.create_key("tenant");
+    let mut client = server.client(&key);
+    let answer = client.request("HEAD", "/alias/set", "");
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, POST")));
+    assert_eq!(client.get("/alias/list").json(), json!({"aliases": []}));
+}
+
+#[test]
+fn another_transfer_coding_is_an_encoded_body() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.create_key("tenant");
+    let mut client = Client::connect(server.public);
+    let head = format!(
+        "POST /db/api/v1/vs HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    );
+    client.send(format!("{head}0\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(client.read_answer("POST").unwrap().status, 415);
+}

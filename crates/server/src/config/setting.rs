@@ -122,7 +122,10 @@ impl Setting for Vec<IpNet> {
     const EXPECTED: &'static str = "a list of networks, as in [\"10.0.0.0/8\"]";
 
     fn from_text(text: &str) -> Option<Self> {
-        text.split(',').map(str::trim).filter(|network| !network.is_empty()).map(network).collect()
+        // The list as the file has it is taken too.
+        let inner = text.trim().strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        let networks = inner.unwrap_or(text).split(',').map(|network| network.trim().trim_matches('"'));
+        networks.filter(|network| !network.is_empty()).map(network).collect()
     }
 
     fn from_toml(value: &DeValue<'_>) -> Option<Self> {

@@ -17,7 +17,10 @@ use std::{
 use api::request::Object;
 use axum::{
     body::Body,
-    http::{HeaderMap, header::CONTENT_ENCODING},
+    http::{
+        HeaderMap,
+        header::{CONTENT_ENCODING, TRANSFER_ENCODING},
+    },
 };
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -100,12 +103,18 @@ impl Drop for Payload {
     }
 }
 
+/// Whether the body comes in another transfer coding than chunks, which are no coding of its content.
+fn has_transfer_coding(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.filter_map(|value| value.to_str().ok()).any(|value| !value.trim().eq_ignore_ascii_case("chunked"))
+}
+
 impl Payload {
     /// Wraps the body of a request with these headers.
     pub(crate) fn new(headers: &HeaderMap, body: Body, budget: Arc<Budget>) -> Self {
         Self {
             body,
-            encoded: headers.contains_key(CONTENT_ENCODING),
+            encoded: headers.contains_key(CONTENT_ENCODING) || has_transfer_coding(headers),
             expects_continue: headers.contains_key("expect"),
             progress: Progress::Untouched,
             budget,

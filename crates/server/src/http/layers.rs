@@ -52,17 +52,17 @@ pub(crate) async fn serve(app: Arc<App>, path: Option<Arc<Path>>, request: Reque
     let (parts, body) = request.into_parts();
     let number = app.requests.fetch_add(1, Ordering::Relaxed);
     let mut payload = Payload::new(&parts.headers, body, app.budget.clone());
-    let mut caller = None;
+    let class = path.as_ref().map_or(Class::System, |path| path.class());
+    let mut event =
+        Event { app: &app, number, class, path: path.as_deref(), parts: &parts, caller: None, start, answered: false };
 
-    let answered = guard(walk(&app, path.as_deref(), &parts, &mut payload, &mut caller)).await;
+    let answered = guard(walk(&app, path.as_deref(), &parts, &mut payload, &mut event.caller)).await;
     let mut response = answered.unwrap_or_else(|error| refuse(&error, &parts.headers));
     if !payload.settle().await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let class = path.as_ref().map_or(Class::System, |path| path.class());
     finish(&app, class, number, &parts.method, &mut response);
-    let event = Event { number, class, path: path.as_deref(), parts: &parts, caller, took: start.elapsed() };
-    event.record(&app, &payload, &response);
+    event.record(&payload, &response);
     response
 }
 
@@ -194,27 +194,36 @@ fn finish(app: &App, class: Class, number: u64, method: &Method, response: &mut 
     }
 }
 
-/// The one event of a request. It holds no query, no header, no body.
+/// What the log and the metrics call the end of a request whose client left before its answer. What it asked for may
+/// have been done.
+const ABANDONED_STATUS: u16 = 499;
+
+/// The one event of a request. It holds no query, no header, no body. Dropped before it is recorded, it says that the
+/// client has left: nothing that was asked for goes without a trace.
 struct Event<'a> {
+    app: &'a App,
     number: u64,
     class: Class,
     path: Option<&'a Path>,
     parts: &'a Parts,
     caller: Option<ApiKeyId>,
-    took: Duration,
+    start: Instant,
+    answered: bool,
 }
 
 impl Event<'_> {
-    fn record(&self, app: &App, payload: &Payload, response: &Response) {
+    fn record(mut self, payload: &Payload, response: &Response) {
+        self.answered = true;
         let status = response.status();
         let code = response.extensions().get::<Code>().copied();
-        app.metrics.observe_request(self.class, status.as_u16(), code, self.took);
+        let took = self.start.elapsed();
+        self.app.metrics.observe_request(self.class, status.as_u16(), code, took);
         let code = code.map(Code::as_str);
-        let method = self.parts.method.as_str();
+        let method = method_name(&self.parts.method);
         let route = self.path.map_or("unknown", Path::text);
         let bytes_in = payload.bytes_read();
         let bytes_out = response.body().size_hint().exact();
-        let duration_us = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+        let duration_us = micros(took);
         let caller = self.caller.as_ref().map(tracing::field::display);
         let request_id = format_args!("{:016x}", self.number);
         let status = status.as_u16();
@@ -227,6 +236,40 @@ impl Event<'_> {
                 method, route, status, code, bytes_in, bytes_out, duration_us, caller, %request_id, "request"
             );
         }
+    }
+}
+
+impl Drop for Event<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let took = self.start.elapsed();
+        self.app.metrics.observe_request(self.class, ABANDONED_STATUS, None, took);
+        let method = method_name(&self.parts.method);
+        let route = self.path.map_or("unknown", Path::text);
+        let duration_us = micros(took);
+        let caller = self.caller.as_ref().map(tracing::field::display);
+        let request_id = format_args!("{:016x}", self.number);
+        tracing::info!(method, route, status = ABANDONED_STATUS, duration_us, caller, %request_id, "request");
+    }
+}
+
+fn micros(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A method as the log shows it: any other token is the client's own text, of any length.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
     }
 }
 

@@ -126,7 +126,12 @@ pub(crate) struct Route {
 impl Route {
     /// Whether the row serves a request with this method.
     fn serves(&self, method: &Method) -> bool {
-        self.method == *method || (self.method == Method::GET && *method == Method::HEAD)
+        self.method == *method || (*method == Method::HEAD && self.has_head())
+    }
+
+    /// HEAD is GET without the body, save where GET makes something that the body alone shows.
+    fn has_head(&self) -> bool {
+        self.method == Method::GET && self.operation != Operation::AliasCreate
     }
 }
 
@@ -281,7 +286,7 @@ impl Path {
     /// The path's methods, as `Allow` lists them.
     pub(crate) fn allow(&self) -> String {
         let mut methods: Vec<&str> = self.rows.iter().map(|row| row.method.as_str()).collect();
-        if methods.contains(&"GET") {
+        if self.rows.iter().any(Route::has_head) {
             methods.push("HEAD");
         }
         methods.sort_unstable();

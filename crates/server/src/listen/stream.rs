@@ -79,7 +79,9 @@ impl Verdict {
     pub(crate) fn answer(self) -> String {
         let (phrase, text) = match self {
             Self::NotHttp => ("Bad Request", "This is no HTTP/1.1 request"),
-            Self::UrlTooLong => ("URI Too Long", "The URL is over 65534 bytes; send the key in the body of POST /get"),
+            Self::UrlTooLong => {
+                ("URI Too Long", "The URL is over 65534 bytes; send the key in the body of POST /vs/get or /cache/get")
+            }
             Self::HeadersTooLarge => ("Request Header Fields Too Large", "The headers are too large"),
             Self::HeadTooSlow => ("Request Timeout", "The request did not arrive in time"),
             Self::TooManyConnections => ("Service Unavailable", "The node has too many connections; try again shortly"),

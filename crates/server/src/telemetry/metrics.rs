@@ -116,7 +116,7 @@ impl Metrics {
         let gauges = Gauges::default();
         gauges.register(&mut registry);
 
-        let mut statuses: Vec<u16> = Code::ALL.iter().map(|code| code.status()).chain([200]).collect();
+        let mut statuses: Vec<u16> = Code::ALL.iter().map(|code| code.status()).chain([200, 499]).collect();
         statuses.sort_unstable();
         statuses.dedup();
         let by_status = |class: Class| {

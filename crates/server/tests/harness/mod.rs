@@ -237,6 +237,11 @@ impl Client {
         self.stream.get_mut().write_all(bytes)
     }
 
+    /// Tells the server that nothing more will be sent.
+    pub(crate) fn close_sending(&mut self) {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     /// Reads one answer. `method` decides whether a body follows.
     pub(crate) fn read_answer(&mut self, method: &str) -> std::io::Result<Answer> {
         let status_line = self.line()?;
