@@ -40,7 +40,7 @@ def load(address, key, scratch, start, seconds):
 def restart(child, scratch, stop):
     child.send_signal(stop)
     child.wait()
-    (scratch / "insid" / "addresses.json").unlink()
+    (scratch / "insid" / "addresses.json").unlink(missing_ok=True)
     began = time.monotonic()
     started = start_insid(scratch, create_key=False)
     return time.monotonic() - began, *started

@@ -7,8 +7,10 @@ use openraft::{
     storage::RaftLogStorage,
 };
 use state::{
+    applied::Applied,
     apply::{Shared, StateMachine},
     command::Command,
+    ids::Position,
     outcome::Outcome,
     query::Reader,
 };
@@ -21,9 +23,9 @@ use crate::{
     env::Env,
     read,
     snapshot::SnapshotData,
-    state_machine::Machine,
+    state_machine::{Machine, decode_applied},
     submit::Submitter,
-    types::{MemberId, Peer, TypeConfig},
+    types::{MemberId, Peer, TypeConfig, position},
 };
 
 /// What a group is started with.
@@ -89,7 +91,7 @@ impl<E: Engine> Group<E> {
     /// A sentence for people, when the log or the state cannot be read, or do not fit together.
     pub async fn start<L, N>(
         options: Options,
-        log: L,
+        mut log: L,
         network: N,
         machine: StateMachine<E>,
         env: Arc<dyn Env>,
@@ -100,6 +102,8 @@ impl<E: Engine> Group<E> {
         N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData<E>>,
     {
         let config = raft_config(&options)?;
+        check_that_state_is_ours(&options, machine.applied())?;
+        check_that_log_meets_state(&options, &mut log, machine.applied().position).await?;
         let shared = machine.shared();
         let engine = machine.engine().clone();
         let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full));
@@ -246,6 +250,48 @@ impl<E: Engine> Group<E> {
     }
 }
 
+/// The membership that the state holds must name this member: a store copied from another node does not, and its
+/// member would wait for ever to be elected.
+fn check_that_state_is_ours(options: &Options, applied: &Applied) -> Result<(), String> {
+    let (_, stored) = decode_applied(applied).map_err(|error| error.to_string())?;
+    let membership = stored.membership();
+    if membership.nodes().next().is_some() && membership.get_node(&options.member).is_none() {
+        return Err(format!(
+            "the store of the {} group is another node's: it does not know member {}. Put back this node's own store, \
+             or rebuild the node",
+            options.name, options.member
+        ));
+    }
+    Ok(())
+}
+
+/// The log must reach back to what the state holds, and no less far than it: openraft takes that for granted. It is
+/// not so when one of the two was lost, or restored from another day.
+async fn check_that_log_meets_state<L: RaftLogStorage<TypeConfig>>(
+    options: &Options,
+    log: &mut L,
+    applied: Option<Position>,
+) -> Result<(), String> {
+    let name = options.name;
+    let found =
+        log.get_log_state().await.map_err(|error| format!("cannot read the log of the {name} group: {error}"))?;
+    let purged = found.last_purged_log_id.as_ref().map(position);
+    let last = found.last_log_id.as_ref().map(position);
+    if purged > applied {
+        return Err(format!(
+            "the log of the {name} group begins behind what the store holds: the store was lost or is an older copy. \
+             Restore log and store from the same backup, or rebuild this node"
+        ));
+    }
+    if last < applied {
+        return Err(format!(
+            "the log of the {name} group ends before what the store holds: the log was lost or is an older copy. \
+             Restore log and store from the same backup, or rebuild this node"
+        ));
+    }
+    Ok(())
+}
+
 fn raft_config(options: &Options) -> Result<Config, String> {
     let election_timeout_min = options.election_timeout.as_millis() as u64;
     let config = Config {
@@ -256,7 +302,8 @@ fn raft_config(options: &Options) -> Result<Config, String> {
         enable_pre_vote: Some(true),
         // Checkpoints are ours to time, and each becomes a snapshot.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 1_000,
+        // What a checkpoint holds is of no more use in the log of a member without peers.
+        max_in_snapshot_log_to_keep: 0,
         purge_batch_size: 1,
         ..Config::default()
     };

@@ -1,9 +1,9 @@
 //! The replicated log: one generic Raft group, built twice. The only crate that names openraft.
 //!
-//! - [`group`] is the whole; [`types`] what it speaks of; [`error`] how it refuses.
-//! - [`submit`] is the way in, [`read`] the way out, [`state_machine`] the middle.
-//! - [`log`] holds the two logs, [`checkpoint`] keeps them short, [`transport`] carries them to peers.
-//! - [`env`] hands in the clock, randomness and threads.
+//! - `group` is the whole; `types` what it speaks of; `error` how it refuses.
+//! - `submit` is the way in, `read` the way out, `state_machine` the middle.
+//! - `log` holds the two logs, `checkpoint` keeps them short, `transport` carries them to peers.
+//! - `env` hands in the clock, randomness and threads.
 
 mod checkpoint;
 pub mod env;

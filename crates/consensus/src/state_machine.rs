@@ -94,7 +94,7 @@ fn apply_entry<E: Engine>(transaction: &mut Applying<'_, E>, entry: &Entry) -> R
 }
 
 /// What openraft wants to know of the applied state.
-fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMembership)> {
+pub(crate) fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, StoredMembership)> {
     let membership = match &applied.membership {
         None => StoredMembership::default(),
         Some(state::applied::Membership { position, bytes }) => {

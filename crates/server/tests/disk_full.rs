@@ -76,6 +76,12 @@ fn a_full_disk_refuses_writes_and_serves_reads_until_there_is_room() {
     for name in &acknowledged {
         assert_eq!(client.get(&format!("/vs?key={name}")).json()["data"], json!(value), "{name}");
     }
+    // A node that starts on a full disk serves what it has.
+    server.kill();
+    let server = Server::start(&data);
+    let mut client = server.client(&key);
+    assert_eq!(client.get("/vs?key=before").json(), json!({"data": "kept"}));
+    assert_eq!(client.post("/vs", json!({"key": "k", "value": value})).status, 503);
     // The cache has nothing to do with the disk.
     assert_eq!(client.post("/cache", json!({"key": "k", "value": "v"})).status, 200);
 

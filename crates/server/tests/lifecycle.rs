@@ -4,7 +4,7 @@
 
 mod harness;
 
-use std::io::Read;
+use std::{io::Read, path::Path};
 
 use harness::{Client, Server, spawn, wait_for};
 use serde_json::json;
@@ -78,18 +78,85 @@ fn a_second_process_on_the_same_directory_is_refused() {
     assert_eq!(server.client(&root).get("/ping").status, 200);
 }
 
-#[test]
-fn a_lost_log_is_not_started_over() {
-    let dir = tempfile::tempdir().unwrap();
-    Server::start(dir.path()).kill();
-    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
-    std::fs::remove_dir_all(dir.path().join("store")).unwrap();
-    let mut child = spawn(dir.path(), &[], &[]);
+/// Starts a server that must refuse to start, and returns what it says.
+fn refusal(dir: &Path) -> String {
+    let mut child = spawn(dir, &[], &[]);
     let status = wait_for("the start to be refused", || child.try_wait().unwrap());
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("its log is empty"), "{said}");
+    said
+}
+
+#[test]
+fn a_lost_log_or_store_is_not_started_over() {
+    let lost = [
+        (&["log", "store"][..], "its log is empty"),
+        (&["store"][..], "the store was lost or is an older copy"),
+        (&["log"][..], "the log was lost or is an older copy"),
+    ];
+    for (directories, sentence) in lost {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start(dir.path());
+        let key = server.create_key("tenant");
+        let mut client = server.client(&key);
+        for n in 0..1_100 {
+            assert_eq!(client.post("/vs", json!({"key": format!("k{n}"), "value": "v"})).status, 200);
+        }
+        // An orderly stop makes a checkpoint and lets the log be purged up to it.
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+        for directory in directories {
+            std::fs::remove_dir_all(dir.path().join(directory)).unwrap();
+        }
+        let said = refusal(dir.path());
+        assert!(said.contains(sentence), "{directories:?} lost: {said}");
+    }
+}
+
+#[test]
+fn another_nodes_store_is_refused() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for dir in &dirs {
+        let server = Server::start(dir.path());
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+    }
+    let store = |dir: &tempfile::TempDir| dir.path().join("store").join("floor.redb");
+    std::fs::copy(store(&dirs[0]), store(&dirs[1])).unwrap();
+    let said = refusal(dirs[1].path());
+    assert!(said.contains("is another node's"), "{said}");
+}
+
+#[test]
+fn a_store_larger_than_its_memory_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = [
+        ("INSIDB_VALUES_DIRTY_BYTES_MAX", "4194304"),
+        ("INSIDB_VALUES_PAGE_CACHE_BYTES", "1048576"),
+        ("INSIDB_CHECKPOINT_BYTES", "1048576"),
+        ("INSIDB_LOG_SEGMENT_BYTES", "1048576"),
+    ];
+    let server = Server::start_with(dir.path(), &[], &small);
+    let key = server.create_key("tenant");
+    let value = |n: usize| format!("{n:08}").repeat(8_000);
+    let mut client = server.client(&key);
+    for n in 0..800 {
+        let answer = client.post("/vs", json!({"key": format!("k{n}"), "value": value(n)}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    server.kill();
+    let server = Server::start_with(dir.path(), &[], &small);
+    let mut client = server.client(&key);
+    for n in 0..800 {
+        assert_eq!(client.get(&format!("/vs?key=k{n}")).json()["data"], json!(value(n)), "k{n}");
+    }
+    let bytes: usize = (0..800).map(|n| format!("k{n}").len() + 64_000).sum();
+    assert_eq!(client.get("/limits").json()["usage"]["bytes_on_disk"], json!(bytes));
+    // Of the log of 51 MB of writes there is the segment in use and the next one: the checkpoints hold the rest.
+    let log_bytes: u64 =
+        std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(log_bytes < bytes as u64 * 3 / 4, "the log holds {log_bytes} bytes");
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //!
 //! | tag | rest of the key | value |
 //! | --- | --- | --- |
-//! | `00` | | [`Applied`](crate::applied::Applied) |
-//! | `01` | scope | [`Account`](crate::usage::Account) |
+//! | `00` | | [`Applied`] |
+//! | `01` | scope | [`Account`] |
 //! | `02` | entity key's id | [`EntityRow`] |
 //! | `03` | SHA-256 of an API key | [`Credential`] |
 //! | `04` | alias's id | [`AliasRow`] |

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{io::ErrorKind, path::Path, sync::Arc};
+use std::{collections::BTreeSet, io::ErrorKind, path::Path, sync::Arc};
 
 use storage::{
     Bytes, DiskEngine, Engine, Error, KeyRange, Read, Transaction,
@@ -210,6 +210,7 @@ fn damage_never_panics() {
     let engine = open(&disk).unwrap();
     put(&engine, 0..2000, 1, 100);
     engine.checkpoint().unwrap();
+    let written: BTreeSet<_> = engine.view().scan(KeyRange::prefix(b"")).map(Result::unwrap).collect();
     drop(engine);
     let path = Path::new("/store/floor.redb");
     let file = disk.open(path).unwrap();
@@ -222,9 +223,35 @@ fn damage_never_panics() {
         disk.create(path).unwrap().write_all_at(&damaged, 0).unwrap();
         let read =
             open(&disk).and_then(|engine| engine.view().scan(KeyRange::prefix(b"")).collect::<Result<Vec<_>, _>>());
-        noticed += u32::from(matches!(read, Err(Error::Corrupt { .. })));
+        match read {
+            Ok(rows) => assert!(rows.iter().all(|row| written.contains(row)), "page {page}: a wrong row was read"),
+            Err(Error::Corrupt { .. }) => noticed += 1,
+            Err(other) => panic!("page {page}: {other}"),
+        }
     }
     assert!(noticed > 10, "{noticed}");
+}
+
+#[test]
+fn a_value_whose_bytes_went_bad_is_never_served() {
+    const MARK: &[u8] = b"the bytes of this value are looked for in the file";
+    let disk = FaultyDisk::new();
+    let engine = open(&disk).unwrap();
+    let mut transaction = engine.begin();
+    transaction.put(b"key".as_slice().into(), MARK.into());
+    transaction.commit().unwrap();
+    engine.checkpoint().unwrap();
+    drop(engine);
+    let file = disk.open(Path::new("/store/floor.redb")).unwrap();
+    let mut whole = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut whole, 0).unwrap();
+    let places: Vec<_> = whole.windows(MARK.len()).enumerate().filter(|(_, found)| *found == MARK).collect();
+    assert!(!places.is_empty());
+    for (place, _) in places {
+        file.write_all_at(b"T", place as u64).unwrap();
+    }
+    let engine = open(&disk).unwrap();
+    assert!(matches!(engine.view().get(b"key"), Err(Error::Corrupt { .. })));
 }
 
 #[test]

@@ -15,7 +15,10 @@ use std::{
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
 
-use super::backend::{Backend, Space};
+use super::{
+    backend::{Backend, Space},
+    row,
+};
 use crate::{
     engine::{Bytes, Error, KeyRange, Result, Row},
     fs::{Disk, File, is_full},
@@ -131,7 +134,9 @@ impl Store {
             let (key, value) = row?;
             self.guarded(|| {
                 let put = match &value {
-                    Some(value) => table.insert(&*key, &**value).map(drop),
+                    Some(value) => table
+                        .insert_reserve(&*key, row::sealed_bytes(value))
+                        .map(|mut place| row::seal(&key, value, place.as_mut())),
                     None => table.remove(&*key).map(drop),
                 };
                 put.map_err(|error| self.error("write to", error))?;
@@ -153,6 +158,11 @@ impl Store {
             room.remove(row).map_err(|error| self.error("write to", error))?;
         }
         Ok(())
+    }
+
+    /// The value that was written for `key`.
+    fn unsealed(&self, key: &[u8], sealed: &[u8]) -> Result<Bytes> {
+        row::open(key, sealed).ok_or_else(|| corrupt(&self.path, "a row's checksum does not fit its key and value"))
     }
 
     fn check_space(&self) -> Result<()> {
@@ -183,7 +193,7 @@ impl Floor {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         self.store.guarded(|| {
             let value = self.table.get(key).map_err(|error| self.store.error("read", error))?;
-            Ok(value.map(|value| Bytes::from(value.value())))
+            value.map(|value| self.store.unsealed(key, value.value())).transpose()
         })
     }
 
@@ -222,7 +232,10 @@ impl Iterator for FloorScan<'_> {
         }
         let rows = self.rows.as_mut()?;
         let row = self.store.guarded(|| match rows.next() {
-            Some(Ok((key, value))) => Ok(Some((Bytes::from(key.value()), Bytes::from(value.value())))),
+            Some(Ok((key, value))) => {
+                let value = self.store.unsealed(key.value(), value.value())?;
+                Ok(Some((Bytes::from(key.value()), value)))
+            }
             Some(Err(error)) => Err(self.store.error("read", error)),
             None => Ok(None),
         });

@@ -13,6 +13,7 @@
 mod backend;
 mod floor;
 mod layers;
+mod row;
 mod transaction;
 
 use std::{
