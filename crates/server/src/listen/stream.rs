@@ -247,6 +247,18 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
         }
     }
 
+    /// Sets the time for idleness behind an answer: hyper, which has found the input empty while the request was
+    /// served, does not read again before something wakes it.
+    fn await_idleness(&mut self, cx: &mut Context<'_>) {
+        self.catch_up();
+        let is_idle = !is_serving(self.turn) && self.head == Head::Nothing;
+        if is_idle && self.read_timer.poll(cx, self.times.idle_max).is_ready() {
+            // The time was up since the read just before this flush, and nothing would wake the connection: once more.
+            self.read_timer.disarm();
+            let _ = self.read_timer.poll(cx, self.times.idle_max);
+        }
+    }
+
     /// A client that takes a long answer is not idle. A flush says nothing of the kind: hyper flushes whenever it
     /// wakes, also when there is nothing to send.
     fn poll_taken(
@@ -286,7 +298,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_timed(cx, |stream, cx| stream.poll_flush(cx))
+        let flushed = self.poll_timed(cx, |stream, cx| stream.poll_flush(cx));
+        self.await_idleness(cx);
+        flushed
     }
 
     /// Leaves the closing to the one who gets the stream back, who may have something to say.
