@@ -33,7 +33,7 @@ impl Args {
             Err(error) if !error.use_stderr() => error.exit(),
             Err(error) => error,
         };
-        let secrets: Vec<String> = words().filter(|word| is_secret(word)).collect();
+        let secrets: Vec<String> = words().map(argument).filter(|word| is_secret(word)).collect();
         if secrets.is_empty() && !asks_for_json() {
             error.exit();
         }
@@ -51,6 +51,14 @@ pub(crate) fn asks_for_json() -> bool {
 
 fn words() -> impl Iterator<Item = String> {
     std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())
+}
+
+/// A word, or what stands behind the `=` of `--option=argument`.
+fn argument(word: String) -> String {
+    match word.split_once('=') {
+        Some((option, argument)) if option.starts_with("--") => argument.to_owned(),
+        Some(_) | None => word,
+    }
 }
 
 /// Whether a word looks like an API key: `insi_…`, or the root key, base64 of 64 bytes.

@@ -1,11 +1,13 @@
 //! How a run ends: the exit code, one sentence on what happened, and one on what to do.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
-use insidb_client::{Code, ConfigError, Error};
+use insidb_client::{Code, ConfigError, Error, RateLimit};
 use serde::Serialize;
+
+use crate::{escape, output};
 
 /// The exit codes, which scripts rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,18 +91,20 @@ impl Failure {
                 hint: hint.as_deref(),
                 code: error.and_then(Error::code),
                 status: error.and_then(Error::refusal).map(|refusal| refusal.status),
-                retry_after_seconds: error.and_then(Error::retry_after).map(|wait| wait.as_secs()),
+                retry_after_seconds: self.wait_seconds(),
                 exit: exit as u8,
             };
-            serde_json::to_string(&Report { error: body }).expect("a plain struct")
+            escape::json(&Report { error: body }).expect("a plain struct")
         } else {
+            // A node's words, and names from the command line, may hold anything.
+            let error = format!("error: {self}");
+            let error = escape::controls(&error, &[]);
             match hint {
-                Some(hint) => format!("error: {self}\nhint: {hint}"),
-                None => format!("error: {self}"),
+                Some(hint) => format!("{error}\nhint: {}", escape::controls(&hint, &[])),
+                None => error.into_owned(),
             }
         };
-        // With standard error closed too, the exit code is all that is left.
-        let _ = writeln!(io::stderr(), "{text}");
+        output::say(&text);
         exit
     }
 
@@ -109,6 +113,20 @@ impl Failure {
             Self::Client(error) => Some(error),
             Self::Usage { .. } | Self::Output(_) => None,
         }
+    }
+
+    /// Whether the key's rate limit is 0, which no waiting helps against.
+    fn is_shut_out(&self) -> bool {
+        self.client_error()
+            .and_then(Error::refusal)
+            .and_then(|refusal| refusal.rate_limit)
+            .is_some_and(RateLimit::refuses_all)
+    }
+
+    /// How long to wait before the next try, if the server says so and waiting helps.
+    fn wait_seconds(&self) -> Option<u64> {
+        let wait = self.client_error()?.retry_after()?;
+        (!self.is_shut_out()).then_some(wait.as_secs())
     }
 
     fn exit(&self) -> Exit {
@@ -128,9 +146,11 @@ impl Failure {
             Self::Usage { hint, .. } => return Some(hint.clone()),
             Self::Output(_) => return None,
             Self::Client(Error::Config(error)) => config_hint(error),
+            Self::Client(Error::Refused(_)) if self.is_shut_out() => {
+                "the key's rate limit is 0: an operator raises it with `insic limits set --rate-per-second N UUID`"
+            }
             Self::Client(Error::Refused(refusal)) => {
-                let wait = refusal.retry_after.map_or(1, |wait| wait.as_secs());
-                return refusal.code.and_then(|code| code_hint(code, wait));
+                return refusal.code.and_then(|code| code_hint(code, self.wait_seconds().unwrap_or(1)));
             }
             Self::Client(Error::Unreachable { .. }) => "is a node running there? Check --url, or INSIDB_URL",
             Self::Client(Error::Interrupted { .. }) => "nothing was changed; try again",

@@ -109,7 +109,9 @@ fn print_created(created: &response::CreatedKey, out: &mut Output) -> Result<(),
     if out.json {
         return Ok(out.json(created)?);
     }
-    out.line(&format!("name  {}\nuuid  {}\nkey   {}", created.key_name, created.key_uuid, created.key))?;
+    out.line(&format!("name  {}", created.key_name))?;
+    out.line(&format!("uuid  {}", created.key_uuid))?;
+    out.line(&format!("key   {}", created.key))?;
     out.remark("The key is shown this once: keep it now.")?;
     Ok(())
 }

@@ -8,6 +8,7 @@
 mod alias;
 mod args;
 mod completions;
+mod escape;
 mod failure;
 mod input;
 mod keys;

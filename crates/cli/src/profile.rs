@@ -115,7 +115,7 @@ fn path() -> Option<PathBuf> {
 
 /// Names the line, but shows nothing of it: a key may stand there.
 fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
-    let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+    let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
     Failure::usage(
         format!("{} is no file of profiles: see line {line}", path.display()),
         "mend it, or remove it and run `insic login` again",

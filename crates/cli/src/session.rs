@@ -18,8 +18,11 @@ pub(crate) struct Session {
 pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let out = Output::new(args.global.json);
     let mut session = Session { settings: Settings::new(args.global), stdin: Stdin::default(), out };
-    let exit = dispatch(args.command, &mut session).await?;
-    session.out.flush()?;
+    let ended = dispatch(args.command, &mut session).await;
+    // In any case, so that what is printed stands before the failure that is told next.
+    let flushed = session.out.flush();
+    let exit = ended?;
+    flushed?;
     Ok(exit)
 }
 

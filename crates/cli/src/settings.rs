@@ -89,7 +89,7 @@ fn read_ca(path: &PathBuf) -> Result<Vec<u8>, Failure> {
 
 /// A variable that is set to nothing counts as unset, as shells make it easy to do the one for the other.
 fn environment(name: &str) -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "the one place where insic reads its environment")]
+    #[expect(clippy::disallowed_methods, reason = "the one place where insic takes settings from its environment")]
     let variable = std::env::var(name);
     variable.ok().filter(|value| !value.is_empty())
 }

@@ -215,7 +215,7 @@ async fn print_keys<S: Keyspace>(list: List, store: &Store<S>, out: &mut Output)
         && let Some(key) = cursor.next().await?
     {
         match (out.json, printed) {
-            (false, _) => out.line(&key)?,
+            (false, _) => out.key(&key)?,
             (true, 0) => out.json_part("[", &key)?,
             (true, _) => out.json_part(",", &key)?,
         }

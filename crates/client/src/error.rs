@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::code::Code;
 
-use crate::refusal::Refusal;
+use crate::refusal::{RateLimit, Refusal};
 
 /// Why a call did not do what it was asked to. No message holds an API key, a stored key or a value.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,10 @@ impl Error {
     #[must_use]
     pub fn is_retry_safe(&self) -> bool {
         match self {
-            Self::Refused(refusal) => matches!(refusal.status, 408 | 429 | 502 | 503 | 504),
+            Self::Refused(refusal) => {
+                matches!(refusal.status, 408 | 429 | 502 | 503 | 504)
+                    && !refusal.rate_limit.is_some_and(RateLimit::refuses_all)
+            }
             Self::Unreachable { .. } | Self::Interrupted { .. } => true,
             Self::Config(_) | Self::OutcomeUnknown { .. } | Self::UnexpectedAnswer { .. } => false,
         }

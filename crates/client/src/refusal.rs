@@ -58,6 +58,14 @@ pub struct RateLimit {
     pub burst: u64,
 }
 
+impl RateLimit {
+    /// Whether no request is let through, however long one waits: the limit is 0.
+    #[must_use]
+    pub fn refuses_all(self) -> bool {
+        self.per_second == 0
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.detail)?;

@@ -39,6 +39,32 @@ fn a_refusal_says_what_to_do_next() {
 }
 
 #[test]
+fn a_rate_limit_of_0_is_not_waited_for() {
+    let refusal = Reply::problem(429, "rate_limited")
+        .with("retry-after", 60)
+        .with("x-ratelimit-limit", 0)
+        .with("x-ratelimit-burst", 0);
+    let server = Server::start([refusal.clone(), refusal]);
+    let insic = Insic::of(&server);
+    let run = insic.run(&["get", "k"]);
+    run.is(3, "").says("hint: the key's rate limit is 0").says("`insic limits set --rate-per-second N UUID`\n");
+    assert!(!run.stderr.contains("try again"), "{run:?}");
+    let json = insic.run(&["--json", "get", "k"]);
+    json.is(3, "").says("the key's rate limit is 0");
+    assert!(!json.stderr.contains("retry_after_seconds"), "{json:?}");
+}
+
+#[test]
+fn what_a_node_says_does_not_act_on_the_terminal() {
+    let body =
+        r#"{"type":"about:blank","title":"T","status":400,"detail":"d\u001b[2J\u009b\nhint: x","code":"key_empty"}"#;
+    let server = Server::start(vec![Reply::json(400, body); 2]);
+    let insic = Insic::of(&server);
+    assert_eq!(insic.run(&["get", "k"]).is(2, "").stderr, "error: d\\u{1b}[2J\\u{9b}\\nhint: x\n");
+    insic.run(&["--json", "get", "k"]).is(2, "").says(r#"{"error":{"message":"d\u001b[2J\u009b\nhint: x","#);
+}
+
+#[test]
 fn nobody_there_and_no_answer_exit_4() {
     let insic = Insic::bare().with("INSIDB_URL", nowhere()).with("INSIDB_API_KEY", "insi_env");
     insic.run(&["get", "k"]).is(4, "").says("error: cannot reach http://127.0.0.1:").says("hint: is a node running");
@@ -70,7 +96,7 @@ fn a_key_is_never_printed_back() {
     let server = Server::start([Reply::problem(401, "unauthorized"), Reply::problem(404, "api_key_not_found")]);
     let insic = Insic::of(&server);
     let root = format!("{}==", "s".repeat(86));
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 11] = [
         &["--key", "insi_secret", "get", "k"],
         &["keys", "delete", "insi_secret"],
         &["--key", "insi_\u{1}secret", "get", "k"],
@@ -79,6 +105,8 @@ fn a_key_is_never_printed_back() {
         &["keys", "show", "u", "insi_secret"],
         &["--json", "login", "insi_secret"],
         &["login", &root],
+        &["ls", "--limit=insi_secret"],
+        &["ls", &format!("--limit={root}")],
         &["--url", "http://insi_secret@localhost", "get", "k"],
     ];
     for arguments in wrong {

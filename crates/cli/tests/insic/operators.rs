@@ -62,6 +62,24 @@ fn keys_are_listed() {
 }
 
 #[test]
+fn a_name_forges_no_row_and_does_not_act_on_the_terminal() {
+    let hostile = entity(r"a\nroot\u001b[1A", LIMITS);
+    let server = Server::start([
+        Reply::json(200, &format!(r#"{{"entities":[{hostile}]}}"#)),
+        Reply::json(200, &format!(r#"{{"entity":{hostile}}}"#)),
+        Reply::json(200, &format!(r#"{{"key_name":"a\nkey   insi_forged","key":"insi_new","key_uuid":"{UUID}"}}"#)),
+    ]);
+    let insic = Insic::of(&server);
+    let list = insic.run(&["keys", "list"]);
+    assert_eq!(list.stdout.lines().nth(1).unwrap().split("  ").next(), Some(r"a\nroot\u{1b}[1A"));
+    assert_eq!(list.stdout.lines().count(), 2);
+    let show = insic.run(&["keys", "show", UUID]);
+    assert_eq!(show.stdout.lines().next(), Some(r"name     a\nroot\u{1b}[1A"));
+    let created = format!("name  a\\nkey   insi_forged\nuuid  {UUID}\nkey   insi_new\n");
+    insic.run(&["keys", "create", "a\nkey   insi_forged"]).is(0, &created);
+}
+
+#[test]
 fn one_key_is_shown() {
     let one = format!(r#"{{"entity":{}}}"#, entity("n", LIMITS));
     let server = Server::start(vec![Reply::json(200, &one); 3]);

@@ -98,6 +98,10 @@ fn a_profile_that_is_not_there_or_not_legible() {
     let run = insic.run(&["ping"]);
     run.is(2, "").says("is no file of profiles: see line 2").says("insic login");
     assert!(!run.stderr.contains("insi_secret"));
+
+    // The mistake begins with its line.
+    fs::write(insic.profiles(), "[default]\nsecret = 1\n").unwrap();
+    insic.run(&["ping"]).is(2, "").says("is no file of profiles: see line 2");
 }
 
 #[test]

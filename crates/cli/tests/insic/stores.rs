@@ -1,6 +1,6 @@
 //! get, set, setnx, cas, delete, bump, ls.
 
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::process::Stdio;
 
 use crate::binary::Insic;
@@ -144,6 +144,27 @@ fn ls_lists_one_key_a_line_up_to_its_limit() {
             "GET /db/api/v1/vs/iterate?limit=100",
         ]
     );
+}
+
+#[test]
+fn ls_gives_scripts_the_bytes_as_they_are() {
+    let server = Server::start([Reply::json(200, r#"["a\u001b[2J","b\tc"]"#)]);
+    Insic::of(&server).run(&["ls", "k"]).is(0, "a\u{1b}[2J\nb\tc\n");
+}
+
+#[test]
+fn what_was_listed_stands_before_the_failure() {
+    let server = Server::start([page(0..1000), Reply::problem(401, "unauthorized")]);
+    let mut both = tempfile::tempfile().unwrap();
+    let mut command = Insic::of(&server).command(&["--json", "ls", "k", "--all"]);
+    let status = command.stdout(both.try_clone().unwrap()).stderr(both.try_clone().unwrap()).status().unwrap();
+    assert_eq!(status.code(), Some(3));
+    let mut text = String::new();
+    both.seek(SeekFrom::Start(0)).unwrap();
+    both.read_to_string(&mut text).unwrap();
+    let (keys, failure) = text.split_once('{').unwrap();
+    assert!(keys.starts_with("[\"k0000\",") && keys.ends_with("\"k0999\""), "{keys}");
+    assert!(failure.starts_with("\"error\":"), "{failure}");
 }
 
 #[test]

@@ -45,6 +45,10 @@ async fn headers_of_a_refusal_are_read() {
             .with("retry-after", 2)
             .with("x-ratelimit-limit", 25)
             .with("x-ratelimit-burst", 30),
+        Reply::problem(429, "rate_limited")
+            .with("retry-after", 60)
+            .with("x-ratelimit-limit", 0)
+            .with("x-ratelimit-burst", 0),
     ]);
     let values = client(&server).values();
     let error = values.set("k", "v").await.unwrap_err();
@@ -60,6 +64,10 @@ async fn headers_of_a_refusal_are_read() {
     assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
     assert_eq!(error.refusal().unwrap().rate_limit, Some(RateLimit { per_second: 25, burst: 30 }));
     assert!(error.is_retry_safe());
+
+    let error = values.set("k", "v").await.unwrap_err();
+    assert_eq!(error.refusal().unwrap().rate_limit, Some(RateLimit { per_second: 0, burst: 0 }));
+    assert!(!error.is_retry_safe());
 }
 
 #[tokio::test]
