@@ -28,6 +28,9 @@ use crate::{
     types::{MemberId, Peer, TypeConfig, position},
 };
 
+/// How long an orderly stop waits for the log to be purged.
+const PURGE_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// What a group is started with.
 #[derive(Clone)]
 pub struct Options {
@@ -235,10 +238,14 @@ impl<E: Engine> Group<E> {
     /// The engine's, a full disk included: nothing is lost then, the next start re-applies the log.
     pub async fn checkpoint(&self) -> Result<(), storage::Error> {
         let engine = self.inner.engine.clone();
+        let applied = self.inner.raft.metrics().borrow_watched().last_applied;
         let checkpoint = tokio::task::spawn_blocking(move || engine.checkpoint().map(drop));
         checkpoint.await.expect("a checkpoint does not panic, nor is its task aborted")?;
-        // A group that is stopping has no log to purge any more.
-        drop(self.inner.raft.trigger().snapshot().await);
+        // A log that cannot be purged now keeps what the next start does not need: no harm but to its length.
+        if self.inner.raft.trigger().snapshot().await.is_ok() {
+            let wait = self.inner.raft.wait(Some(PURGE_WAIT_MAX));
+            drop(wait.metrics(|metrics| metrics.purged >= applied, "the log to be purged").await);
+        }
         Ok(())
     }
 
