@@ -97,7 +97,7 @@ mod tests {
     }
 
     proptest! {
-        /// `api.md` section 5: beyond the burst, at most 1.2 times the limit plus one request over any 10 s.
+        /// `docs/api.md` section 5: beyond the burst, at most 1.2 times the limit plus one request over any 10 s.
         #[test]
         fn never_more_than_the_limit(
             per_second in 1_u64..5_000,
@@ -111,7 +111,7 @@ mod tests {
             prop_assert!(u128::from(granted) <= u128::from(per_second) + refilled + 1);
         }
 
-        /// `api.md` section 5: under steady demand a client gets at least 0.9 of its limit.
+        /// `docs/api.md` section 5: under steady demand a client gets at least 0.9 of its limit.
         #[test]
         fn steady_demand_gets_the_limit(per_second in 1_u64..2_000, demand_percent in 100_u64..300) {
             let bucket = Bucket::default();

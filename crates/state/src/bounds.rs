@@ -24,7 +24,7 @@ pub const PURGE_BYTES_MAX: usize = 4 * 1_048_576;
 /// Scopes that one look at the deletions under way answers.
 pub const DELETIONS_PAGE_MAX: usize = 1_000;
 
-/// The quota and the rate of a key that was made without saying (`api.md` section 4).
+/// The quota and the rate of a key that was made without saying (`docs/api.md` section 4).
 pub mod defaults {
     /// `bytes_in_memory`.
     pub const BYTES_IN_MEMORY: u64 = 262_144_000;

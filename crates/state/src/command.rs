@@ -71,7 +71,7 @@ pub enum Write {
         /// When to.
         condition: Condition,
     },
-    /// Adds to the integer at the key. A result below 0 is stored as 0 (`api.md` section 1).
+    /// Adds to the integer at the key. A result below 0 is stored as 0 (`docs/api.md` section 1).
     Bump {
         /// The key.
         key: Key,
@@ -159,7 +159,7 @@ pub enum Cleanup {
     Finish(ScopeId),
 }
 
-/// The cache group's registry: the rules of `design.md` section 4.
+/// The cache group's registry: the rules of `ARCHITECTURE.md`, the volatile group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Registry {
     /// A process declares its former cache member ended and takes a new incarnation (rule 1). A compare-and-set

@@ -20,7 +20,7 @@ pub enum Outcome {
 /// The answer to a tenant's write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataOutcome {
-    /// The scope's counter of accepted writes to this keyspace, after this command (`api.md` section 1).
+    /// The scope's counter of accepted writes to this keyspace, after this command (`docs/api.md` section 1).
     pub revision: u64,
     /// The new value where a bump was the last write; or why nothing changed.
     pub result: Result<Option<i64>, Rejection>,

@@ -1,5 +1,5 @@
 //! The registry of the cache group, kept in the `values` group: which generation runs, on which nodes, and which
-//! process of each node belongs to it (`design.md` section 4).
+//! process of each node belongs to it (`ARCHITECTURE.md`, the volatile group).
 
 use std::collections::BTreeMap;
 

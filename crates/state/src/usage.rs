@@ -42,7 +42,7 @@ impl Account {
     }
 }
 
-/// The size of a key and its value, as `api.md` section 4 counts it.
+/// The size of a key and its value, as `docs/api.md` section 4 counts it.
 pub(crate) fn size_bytes(key: &[u8], value: &[u8]) -> u64 {
     key.len() as u64 + value.len() as u64
 }

@@ -49,7 +49,7 @@ pub(crate) struct BodyBounds {
 
 impl BodyBounds {
     /// The bound that every legal request fits, however its JSON is escaped: cas holds three strings, and one byte
-    /// takes six at worst (`api.md` section 1).
+    /// takes six at worst (`docs/api.md` section 1).
     pub(crate) fn bytes_max(value_bytes_max: usize) -> usize {
         18 * value_bytes_max + 4 * 1024
     }

@@ -184,7 +184,7 @@ fn system() -> Vec<Row> {
     .to_vec()
 }
 
-/// `api.md` section 8.
+/// `docs/api.md` section 8.
 fn existing_clients() -> Vec<Row> {
     let (values, cache) = (Keyspace::Values, Keyspace::Cache);
     [

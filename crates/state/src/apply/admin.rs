@@ -1,4 +1,4 @@
-//! Keys, aliases and limits (`api.md` sections 3 and 7). They live in the `values` group alone.
+//! Keys, aliases and limits (`docs/api.md` sections 3 and 7). They live in the `values` group alone.
 //!
 //! Where a command names a key, it means an entity key: an alias's hash or id is as unknown there as any other. Who
 //! holds only an alias asks [`Reader::entity_by_alias`](crate::query::Reader::entity_by_alias) first; so nobody ends or

@@ -1,4 +1,4 @@
-//! Tenants' writes, in either store (`api.md` sections 1 and 4): one code path, so that the two cannot drift apart.
+//! Tenants' writes, in either store (`docs/api.md` sections 1 and 4): one code path, so that the two cannot drift apart.
 //!
 //! 1. The scope's account says whether it takes writes, what it uses, and, in the Value Store, its quota.
 //! 2. Each write reads its row, checks its condition, and charges the account with the difference in size.
