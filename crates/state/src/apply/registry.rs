@@ -1,5 +1,5 @@
-//! The cache group's registry: what a process may declare, and when a new generation may begin (`design.md` section 4,
-//! rules 1 and 4). Kept in the `values` group, which does not forget.
+//! The cache group's registry: what a process may declare, and when a new generation may begin (`ARCHITECTURE.md`,
+//! the volatile group). Kept in the `values` group, which does not forget.
 
 use storage::Transaction;
 
