@@ -133,6 +133,7 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     let housekeeping = tokio::spawn(keep_house(app));
     let json = serde_json::to_vec(&addresses).context("encoding the addresses")?;
     node::data_dir::write_durably(&config.data_dir, ADDRESSES_FILE, &json)?;
+    tracing::info!(public = %addresses.public, private = %addresses.private, version = env!("CARGO_PKG_VERSION"), "listening");
     if let Some(announce) = announce {
         // Where nobody reads standard output, the node serves all the same.
         drop(std::io::stdout().write_all(announce(&addresses).as_bytes()));
@@ -156,7 +157,9 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     housekeeping.abort();
     // Whoever looks for a node there finds none.
     drop(fs::remove_file(config.data_dir.join(ADDRESSES_FILE)));
-    node.shutdown().await
+    node.shutdown().await?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// The signals that ask for an end.
