@@ -1,7 +1,11 @@
 //! Why a group did not serve: each variant says whether a proposal can have taken effect.
 
+use serde::{Deserialize, Serialize};
+
 /// A group's failure to take a proposal or to answer a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// The order of variants is the format of the peers' messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
     /// This member is not the leader. Nothing was proposed.
     #[error("no leader is known; try again shortly")]

@@ -1,15 +1,13 @@
 //! One Raft group: a log, a state machine and what lies between. The node builds it twice.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
 
-use openraft::{
-    Config, Raft, RaftNetworkFactory, SnapshotPolicy, async_runtime::watch::WatchReceiver as _, network::NetSnapshot,
-    storage::RaftLogStorage,
-};
+use openraft::{Config, Raft, SnapshotPolicy, async_runtime::watch::WatchReceiver as _, storage::RaftLogStorage};
 use state::{
     applied::Applied,
     apply::{Shared, StateMachine},
     command::Command,
+    hash::StateHash,
     ids::Position,
     outcome::Outcome,
     query::Reader,
@@ -22,9 +20,12 @@ use crate::{
     checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate},
     env::Env,
     read,
-    snapshot::SnapshotData,
     state_machine::{Machine, decode_applied},
     submit::Submitter,
+    transport::{
+        network::{Network, Peers},
+        wire::{GroupId, Wire},
+    },
     types::{MemberId, Peer, TypeConfig, position},
 };
 
@@ -34,8 +35,8 @@ const PURGE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// What a group is started with.
 #[derive(Clone)]
 pub struct Options {
-    /// The group's name in logs: `values` or `cache`.
-    pub name: &'static str,
+    /// Which group, and which generation of it.
+    pub group: GroupId,
     /// Which member this process is.
     pub member: MemberId,
     /// How often the leader is heard from.
@@ -46,6 +47,19 @@ pub struct Options {
     pub checkpoints: CheckpointPolicy,
     /// Whether the log has no room to grow.
     pub log_disk_full: DiskFull,
+    /// How long after its start this member, when it leads, serves nothing: while a member of an older generation may
+    /// still serve (`ARCHITECTURE.md`, the volatile group, rule 4).
+    pub quiet: Duration,
+}
+
+impl Options {
+    /// The group's name in logs.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.group {
+            GroupId::Values => "values",
+            GroupId::Cache { .. } => "cache",
+        }
+    }
 }
 
 /// What a member knows of its group.
@@ -71,6 +85,7 @@ pub struct Group<E: Engine> {
 }
 
 struct Inner<E: Engine> {
+    id: GroupId,
     raft: Raft<TypeConfig, Machine<E>>,
     shared: Shared<E>,
     engine: Arc<E>,
@@ -92,28 +107,29 @@ impl<E: Engine> Group<E> {
     ///
     /// # Errors
     /// A sentence for people, when the log or the state cannot be read, or do not fit together.
-    pub async fn start<L, N>(
+    pub async fn start<L, W>(
         options: Options,
         mut log: L,
-        network: N,
+        wire: W,
         machine: StateMachine<E>,
         env: Arc<dyn Env>,
     ) -> Result<Self, String>
     where
         L: RaftLogStorage<TypeConfig>,
-        N: RaftNetworkFactory<TypeConfig>,
-        N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData<E>>,
+        W: Wire,
     {
         let config = raft_config(&options)?;
         check_that_state_is_ours(&options, machine.applied())?;
         check_that_log_meets_state(&options, &mut log, machine.applied().position).await?;
         let shared = machine.shared();
         let engine = machine.engine().clone();
-        let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full));
+        let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full.clone()));
         let machine = Machine::new(machine, gate.clone());
+        let peers = Peers::new(options.group, options.member, wire.clone());
+        let network = Network { group: options.group, member: options.member, wire, engine: PhantomData::<fn() -> E> };
         let raft = Raft::new(options.member, Arc::new(config), network, log, machine)
             .await
-            .map_err(|fault| format!("the {} group cannot start: {fault}", options.name))?;
+            .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
 
         let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
         let (status, checkpoints) = watch::channel(status);
@@ -123,9 +139,12 @@ impl<E: Engine> Group<E> {
             let fault = checkpointer.run().await;
             fault_sender.send_replace(Some(fault.to_string()));
         });
-        let submitter = Submitter::start(raft.clone(), gate.clone(), env);
+        let submitter = Submitter::start(raft.clone(), peers, gate.clone(), env);
         let checkpointer = checkpointer.abort_handle();
-        Ok(Self { inner: Arc::new(Inner { raft, shared, engine, submitter, gate, checkpointer, checkpoints, fault }) })
+        let id = options.group;
+        Ok(Self {
+            inner: Arc::new(Inner { id, raft, shared, engine, submitter, gate, checkpointer, checkpoints, fault }),
+        })
     }
 
     /// Whether the group has ever had a membership.
@@ -136,41 +155,80 @@ impl<E: Engine> Group<E> {
         self.inner.raft.is_initialized().await.map_err(|_| Error::Stopped)
     }
 
-    /// Founds the group with this member as its only voter. Durable when it returns.
+    /// Which group, and which generation of it.
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Which member this is.
+    pub fn member(&self) -> MemberId {
+        *self.inner.raft.node_id()
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<TypeConfig, Machine<E>> {
+        &self.inner.raft
+    }
+
+    /// Founds the group with these voters, this member among them. Where there are several, each founds it with the
+    /// same ones. Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Stopped`], also when the group is founded already.
-    pub async fn found(&self, peer: Peer) -> Result<(), Error> {
-        let members = BTreeMap::from([(*self.inner.raft.node_id(), peer)]);
+    pub async fn found(&self, members: BTreeMap<MemberId, Peer>) -> Result<(), Error> {
         self.inner.raft.initialize(members).await.map_err(|_| Error::Stopped)
     }
 
-    /// Waits until this member serves linearizable reads.
+    /// Waits until this member serves linearizable reads, from itself or through its leader.
     ///
     /// # Errors
     /// [`Error::NoLeader`] when the time is up first.
     pub async fn await_serving(&self, wait_max: Duration) -> Result<(), Error> {
         let leads = self.inner.raft.wait(Some(wait_max)).metrics(|metrics| metrics.state.is_leader(), "to lead").await;
         leads.map_err(|_| Error::NoLeader)?;
-        self.read().await.map(drop)
+        self.read(Instant::now() + wait_max).await.map(drop)
     }
 
-    /// Proposes a command; returns its outcome once it is committed and applied. Dropping the future leaves the
-    /// outcome unknown.
+    /// Has the leader propose a command, wherever it is; returns the outcome once it is committed and applied. While
+    /// there is no leader, it waits for one. Dropping the future leaves the outcome unknown.
     ///
     /// # Errors
-    /// Only [`Error::OutcomeUnknown`] leaves it open whether the command took effect.
-    pub async fn submit(&self, command: Command) -> Result<Outcome, Error> {
-        self.inner.submitter.submit(command).await
+    /// Only [`Error::OutcomeUnknown`] leaves it open whether the command took effect; past the deadline it is the
+    /// answer.
+    pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Outcome, Error> {
+        match tokio::time::timeout_at(deadline, self.inner.submitter.submit(command)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::OutcomeUnknown),
+        }
     }
 
-    /// The state, holding everything that was acknowledged before this call.
+    /// The state on this member, holding everything that was acknowledged before this call.
     ///
     /// # Errors
-    /// When this member cannot prove that it has that.
-    pub async fn read(&self) -> Result<Reader<E::View>, Error> {
-        read::await_linearizable(&self.inner.raft).await?;
+    /// When this member cannot prove by the deadline that it has that.
+    pub async fn read(&self, deadline: Instant) -> Result<Reader<E::View>, Error> {
+        match tokio::time::timeout_at(deadline, read::await_linearizable(&self.inner.raft)).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err(Error::Overloaded),
+        }
         Ok(self.local())
+    }
+
+    /// How long ago this member last heard that its state was the leader's: what a stale read says of itself. None
+    /// when it never did. The leader's own is 0.
+    pub fn staleness(&self) -> Option<Duration> {
+        self.status().is_leader.then_some(Duration::ZERO)
+    }
+
+    /// How long ago the group's leader last had a quorum behind it, as far as this member has heard: from its own
+    /// clock when it leads, else from what the leader's messages say, aged since. None when it never heard.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        self.status().is_leader.then_some(Duration::ZERO)
+    }
+
+    /// The state's hash after the entry at `index`, if that is among the newest that this member has applied.
+    pub fn hash_at(&self, index: u64) -> Option<StateHash> {
+        let applied = self.local().applied().ok()?;
+        (applied.position?.index == index).then_some(applied.state_hash)
     }
 
     /// The state as far as this member has applied it.
@@ -266,7 +324,8 @@ fn check_that_state_is_ours(options: &Options, applied: &Applied) -> Result<(), 
         return Err(format!(
             "the store of the {} group is another node's: it does not know member {}. Put back this node's own store, \
              or rebuild the node",
-            options.name, options.member
+            options.name(),
+            options.member
         ));
     }
     Ok(())
@@ -279,7 +338,7 @@ async fn check_that_log_meets_state<L: RaftLogStorage<TypeConfig>>(
     log: &mut L,
     applied: Option<Position>,
 ) -> Result<(), String> {
-    let name = options.name;
+    let name = options.name();
     let found =
         log.get_log_state().await.map_err(|error| format!("cannot read the log of the {name} group: {error}"))?;
     let purged = found.last_purged_log_id.as_ref().map(position);
@@ -302,7 +361,7 @@ async fn check_that_log_meets_state<L: RaftLogStorage<TypeConfig>>(
 fn raft_config(options: &Options) -> Result<Config, String> {
     let election_timeout_min = options.election_timeout.as_millis() as u64;
     let config = Config {
-        cluster_name: options.name.to_owned(),
+        cluster_name: options.name().to_owned(),
         heartbeat_interval: options.heartbeat.as_millis() as u64,
         election_timeout_min,
         election_timeout_max: election_timeout_min * 2,
@@ -314,5 +373,5 @@ fn raft_config(options: &Options) -> Result<Config, String> {
         purge_batch_size: 1,
         ..Config::default()
     };
-    config.validate().map_err(|error| format!("the {} group's timing is not valid: {error}", options.name))
+    config.validate().map_err(|error| format!("the {} group's timing is not valid: {error}", options.name()))
 }

@@ -28,6 +28,7 @@ use crate::{
     checkpoint::Gate,
     env::Env,
     state_machine::Machine,
+    transport::network::Peers,
     types::{Callback, Proposal, TypeConfig},
 };
 
@@ -56,11 +57,17 @@ pub(crate) struct Submitter {
 
 impl Submitter {
     /// Starts the batcher of `raft` on the current runtime.
-    pub(crate) fn start<E: Engine>(raft: Raft<TypeConfig, Machine<E>>, gate: Arc<Gate>, env: Arc<dyn Env>) -> Self {
+    pub(crate) fn start<E: Engine>(
+        raft: Raft<TypeConfig, Machine<E>>,
+        peers: Peers,
+        gate: Arc<Gate>,
+        env: Arc<dyn Env>,
+    ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUED_COMMANDS_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let batcher = Batcher {
             raft,
+            peers,
             queue,
             carried: None,
             queued_bytes: queued_bytes.clone(),
@@ -105,6 +112,7 @@ fn goes_on_a_full_disk(command: &Command) -> bool {
 
 struct Batcher<E: Engine> {
     raft: Raft<TypeConfig, Machine<E>>,
+    peers: Peers,
     queue: mpsc::Receiver<Waiting>,
     /// A command that did not fit into the last entry: the first of the next.
     carried: Option<Waiting>,

@@ -14,7 +14,7 @@ use consensus::{
     CheckpointPolicy, Error, Group, Options,
     env::System,
     log::memory::MemoryLog,
-    transport::Solitary,
+    transport::wire::{GroupId, Solitary},
     types::{MemberId, Peer},
 };
 use state::{
@@ -25,15 +25,17 @@ use state::{
     outcome::{DataOutcome, Outcome, Rejection},
 };
 use storage::memory::MemoryEngine;
+use tokio::time::Instant;
 
 fn options(checkpoints: CheckpointPolicy) -> Options {
     Options {
-        name: "test",
+        group: GroupId::Values,
         member: MemberId::from(1),
         heartbeat: Duration::from_millis(50),
         election_timeout: Duration::from_millis(150),
         checkpoints,
         log_disk_full: Arc::new(|| false),
+        quiet: Duration::ZERO,
     }
 }
 
@@ -43,12 +45,16 @@ fn rarely() -> CheckpointPolicy {
 
 async fn start(options: Options, log: MemoryLog) -> Group<MemoryEngine> {
     let machine = StateMachine::open(Arc::new(MemoryEngine::new()), Keyspace::Values).unwrap();
-    let group = Group::start(options, log, Solitary::default(), machine, Arc::new(System::new())).await.unwrap();
+    let group = Group::start(options, log, Solitary, machine, Arc::new(System::new())).await.unwrap();
     if !group.is_founded().await.unwrap() {
-        group.found(Peer::default()).await.unwrap();
+        group.found([(group.member(), Peer::default())].into()).await.unwrap();
     }
     group.await_serving(Duration::from_secs(10)).await.unwrap();
     group
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
 }
 
 fn command(write: Write) -> Command {
@@ -80,7 +86,7 @@ async fn every_proposer_gets_its_own_outcome() {
     let proposers: Vec<_> = (0..2_000)
         .map(|_| {
             let group = group.clone();
-            tokio::spawn(async move { group.submit(bump("n")).await.unwrap() })
+            tokio::spawn(async move { group.submit(bump("n"), soon()).await.unwrap() })
         })
         .collect();
     let mut sums = Vec::new();
@@ -105,9 +111,12 @@ async fn a_refusal_is_an_outcome_and_not_an_error() {
     let group = start(options(rarely()), MemoryLog::default()).await;
     let setnx =
         command(Write::Put { key: key("k"), value: Value::new("v", 10).unwrap(), condition: Condition::Absent });
-    assert!(matches!(group.submit(setnx.clone()).await, Ok(Outcome::Data(DataOutcome { result: Ok(None), .. }))));
     assert!(matches!(
-        group.submit(setnx).await,
+        group.submit(setnx.clone(), soon()).await,
+        Ok(Outcome::Data(DataOutcome { result: Ok(None), .. }))
+    ));
+    assert!(matches!(
+        group.submit(setnx, soon()).await,
         Ok(Outcome::Data(DataOutcome { revision: 1, result: Err(Rejection::KeyExists) }))
     ));
     group.shutdown().await;
@@ -120,13 +129,13 @@ async fn commands_larger_than_a_batch_go_alone() {
     let proposers: Vec<_> = (0..8)
         .map(|n| {
             let (group, large) = (group.clone(), large.clone());
-            tokio::spawn(async move { group.submit(set(&format!("k{n}"), &large)).await.unwrap() })
+            tokio::spawn(async move { group.submit(set(&format!("k{n}"), &large), soon()).await.unwrap() })
         })
         .collect();
     for proposer in proposers {
         proposer.await.unwrap();
     }
-    let reader = group.read().await.unwrap();
+    let reader = group.read(soon()).await.unwrap();
     assert_eq!(reader.usage(ScopeId::ROOT).unwrap().keys, 8);
     group.shutdown().await;
 }
@@ -135,8 +144,8 @@ async fn commands_larger_than_a_batch_go_alone() {
 async fn a_read_holds_everything_acknowledged_before_it() {
     let group = start(options(rarely()), MemoryLog::default()).await;
     for n in 1..=500_u64 {
-        group.submit(bump("n")).await.unwrap();
-        let reader = group.read().await.unwrap();
+        group.submit(bump("n"), soon()).await.unwrap();
+        let reader = group.read(soon()).await.unwrap();
         assert_eq!(reader.get(ScopeId::ROOT, &key("n")).unwrap().unwrap().value(), n.to_string().as_bytes());
     }
     group.shutdown().await;
@@ -147,12 +156,12 @@ async fn a_member_that_starts_again_on_its_log_has_everything() {
     let log = MemoryLog::default();
     let group = start(options(rarely()), log.clone()).await;
     for _ in 0..100 {
-        group.submit(bump("n")).await.unwrap();
+        group.submit(bump("n"), soon()).await.unwrap();
     }
     group.shutdown().await;
     // A new, empty engine: the log alone brings it all back, and a new leader's read waits for that.
     let group = start(options(rarely()), log).await;
-    let reader = group.read().await.unwrap();
+    let reader = group.read(soon()).await.unwrap();
     assert_eq!(reader.get(ScopeId::ROOT, &key("n")).unwrap().unwrap().value(), b"100");
     group.shutdown().await;
 }
@@ -164,7 +173,7 @@ async fn checkpoints_purge_the_log() {
     let mut log = MemoryLog::default();
     let group = start(options(policy), log.clone()).await;
     for n in 0..5_000 {
-        group.submit(set(&format!("k{}", n % 10), "some value")).await.unwrap();
+        group.submit(set(&format!("k{}", n % 10), "some value"), soon()).await.unwrap();
     }
     let purged = tokio::time::timeout(Duration::from_secs(10), async {
         use openraft::storage::RaftLogStorage as _;
@@ -188,11 +197,11 @@ async fn a_full_disk_refuses_before_anything_is_proposed() {
     let group = start(options, MemoryLog::default()).await;
     full.store(true, Ordering::Relaxed);
     let before = group.status().last_index;
-    assert_eq!(group.submit(bump("n")).await, Err(Error::DiskFull));
+    assert_eq!(group.submit(bump("n"), soon()).await, Err(Error::DiskFull));
     assert_eq!(group.status().last_index, before);
-    assert!(group.read().await.is_ok(), "reads go on");
+    assert!(group.read(soon()).await.is_ok(), "reads go on");
     full.store(false, Ordering::Relaxed);
-    assert!(group.submit(bump("n")).await.is_ok());
+    assert!(group.submit(bump("n"), soon()).await.is_ok());
     group.shutdown().await;
 }
 
@@ -200,7 +209,7 @@ async fn a_full_disk_refuses_before_anything_is_proposed() {
 async fn a_stopped_group_never_claims_that_a_write_was_done() {
     let group = start(options(rarely()), MemoryLog::default()).await;
     group.shutdown().await;
-    let refused = group.submit(bump("n")).await.unwrap_err();
+    let refused = group.submit(bump("n"), soon()).await.unwrap_err();
     assert!(matches!(refused, Error::OutcomeUnknown | Error::Stopped | Error::NoLeader), "{refused:?}");
-    assert_eq!(group.read().await.map(drop), Err(Error::Stopped));
+    assert_eq!(group.read(soon()).await.map(drop), Err(Error::Stopped));
 }

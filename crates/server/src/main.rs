@@ -19,6 +19,7 @@ mod env;
 mod http;
 mod listen;
 mod node;
+mod peer;
 mod rate;
 mod secret;
 mod server;

@@ -9,7 +9,7 @@ mod cleanup;
 pub(crate) mod data_dir;
 mod timing;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
@@ -17,7 +17,7 @@ use consensus::{
     CheckpointPolicy, Group,
     env::Env,
     log::disk::{CACHE_BYTES_DEFAULT, DiskLog, Identity as LogIdentity, Observer, Setup},
-    transport::Solitary,
+    transport::wire::{GroupId, Solitary},
     types::{MemberId, Peer},
 };
 use state::{apply::StateMachine, ids::Keyspace};
@@ -150,14 +150,15 @@ async fn start_values(options: &Options, data_dir: &DataDir) -> anyhow::Result<(
     })?;
     let asked = log.clone();
     let group_options = consensus::Options {
-        name: "values",
+        group: GroupId::Values,
         member: MemberId { node: identity.node_id, incarnation: 0 },
         heartbeat: timing::HEARTBEAT,
         election_timeout: timing::ELECTION_TIMEOUT,
         checkpoints: options.checkpoints,
         log_disk_full: Arc::new(move || asked.disk_full()),
+        quiet: Duration::ZERO,
     };
-    let group = Group::start(group_options, log.clone(), Solitary::default(), machine, options.env.clone())
+    let group = Group::start(group_options, log.clone(), Solitary, machine, options.env.clone())
         .await
         .map_err(anyhow::Error::msg)?;
     Ok((group, log))
@@ -180,7 +181,7 @@ async fn found_once(values: &Group<DiskEngine>, data_dir: &DataDir) -> anyhow::R
         );
     }
     if !founded {
-        values.found(Peer::default()).await?;
+        values.found([(values.member(), Peer::default())].into()).await?;
     }
     if data_dir.may_found() {
         data_dir.consume_marker()?;

@@ -5,12 +5,9 @@
 //! 3. A read asks the group for a state that holds everything acknowledged before, and reads one view of it.
 //! 4. What fails becomes one [`Error`], which says whether anything can have been done.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -24,7 +21,7 @@ use state::{
     query::{Reader, Stored},
 };
 use storage::disk::DiskEngine;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::node::cache::Cache;
 
@@ -133,7 +130,7 @@ impl Service {
 
     /// A change of keys, aliases or limits.
     pub(crate) async fn administer(&self, admin: Admin, deadline: Instant) -> Result<(), Error> {
-        match propose(self.values.submit(Command::Admin(admin)), deadline).await? {
+        match self.values.submit(Command::Admin(admin), deadline).await? {
             Outcome::Done(Done::Accepted | Done::KeyDeleted { .. }) => Ok(()),
             Outcome::Refused(rejection) => {
                 Err(Error::Refused { rejection, keyspace: Keyspace::Values, revision: None })
@@ -182,12 +179,12 @@ impl Store<'_> {
     pub(crate) async fn write(self, caller: &Caller, write: Write, deadline: Instant) -> Result<Written, Error> {
         let (keyspace, outcome) = match &self {
             Self::Values(service) => {
-                (Keyspace::Values, propose(service.values.submit(data(caller, write, None)), deadline).await?)
+                (Keyspace::Values, service.values.submit(data(caller, write, None), deadline).await?)
             }
             Self::Cache(service, cache) => {
                 let _coming = service.reserve_cache(cache, caller, &write)?;
                 let command = data(caller, write, quota_in_memory(caller));
-                (Keyspace::Cache, propose(cache.group.submit(command), deadline).await?)
+                (Keyspace::Cache, cache.group.submit(command, deadline).await?)
             }
         };
         match outcome {
@@ -229,45 +226,6 @@ fn quota_in_memory(caller: &Caller) -> Option<u64> {
     (caller.entity.scope != state::ids::ScopeId::ROOT).then_some(caller.entity.limits.bytes_in_memory)
 }
 
-/// Waits for a proposal's outcome until the deadline: past it, nobody knows what becomes of the proposal.
-async fn propose(
-    proposal: impl Future<Output = Result<Outcome, consensus::Error>>,
-    deadline: Instant,
-) -> Result<Outcome, Error> {
-    match timeout_at(deadline, proposal).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(Error::OutcomeUnknown),
-    }
-}
-
-/// Waits for a read until the deadline.
-async fn await_read<T>(read: impl Future<Output = Result<T, consensus::Error>>, deadline: Instant) -> Result<T, Error> {
-    match timeout_at(deadline, read).await {
-        Ok(reader) => Ok(reader?),
-        Err(_) => Err(Error::Overloaded),
-    }
-}
-
 fn unexpected(done: &Done) -> Error {
     Error::Internal(format!("a command was answered with {done:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{future, time::Duration};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn past_the_deadline_a_proposals_outcome_is_unknown() {
-        let deadline = Instant::now() + Duration::from_millis(10);
-        assert!(matches!(propose(future::pending(), deadline).await, Err(Error::OutcomeUnknown)));
-        assert!(Instant::now() >= deadline);
-        // What is answered counts, even past the deadline; and only a doubtful answer is passed on as one.
-        let refused = propose(future::ready(Err(consensus::Error::DiskFull)), deadline).await;
-        assert!(matches!(refused, Err(Error::DiskFull)));
-        let doubtful = propose(future::ready(Err(consensus::Error::OutcomeUnknown)), deadline).await;
-        assert!(matches!(doubtful, Err(Error::OutcomeUnknown)));
-        assert!(propose(future::ready(Ok(Outcome::Done(Done::Accepted))), deadline).await.is_ok());
-    }
 }

@@ -178,6 +178,28 @@ pub enum Registry {
         /// The generation to begin.
         generation: u64,
     },
+    /// Takes a node's process into the running generation, before it becomes a learner of the group (rule 3). Refused
+    /// unless generation and incarnation are current.
+    Join {
+        /// The node.
+        node: NodeId,
+        /// Its process's incarnation.
+        incarnation: u64,
+        /// The generation.
+        generation: u64,
+    },
+    /// Adds a node to the node set, as unregistered (rule 5).
+    AddNode(NodeId),
+    /// Removes a node from the node set, for good (rule 5).
+    RemoveNode(NodeId),
+    /// The leader of the running generation reports that its voters are committed, uniform, and the nodes of the set
+    /// (rule 5): the next change of the set may come.
+    Settle {
+        /// The generation.
+        generation: u64,
+        /// The change, by its number.
+        change: u64,
+    },
 }
 
 impl Command {

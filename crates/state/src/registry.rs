@@ -1,7 +1,7 @@
 //! The registry of the cache group, kept in the `values` group: which generation runs, on which nodes, and which
 //! process of each node belongs to it (`ARCHITECTURE.md`, the volatile group).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,15 @@ impl Standing {
     }
 }
 
+/// A change of the node set that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeChange {
+    /// The node came into the set.
+    Added(NodeId),
+    /// The node left the set.
+    Removed(NodeId),
+}
+
 /// The whole registry: one row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryState {
@@ -45,4 +54,15 @@ pub struct RegistryState {
     pub last_incarnation: u64,
     /// The node set S with each node's standing.
     pub nodes: BTreeMap<NodeId, Standing>,
+    /// The running generation's first voters, with their incarnations: each founds its group with all of them.
+    pub first_voters: Vec<(NodeId, u64)>,
+    /// Whether a member of an older generation may have been alive when the running one began: its leader then serves
+    /// nothing until one Raft lease and a margin have passed.
+    pub former_may_serve: bool,
+    /// Counts the changes of the node set; names the one under way in a report that it is settled.
+    pub change: u64,
+    /// The change of the node set that the running generation's voters have not caught up with; the next waits for it.
+    pub unsettled: Option<NodeChange>,
+    /// Nodes that were removed for good: they are never taken in again.
+    pub removed: BTreeSet<NodeId>,
 }

@@ -19,7 +19,7 @@ use consensus::{
     CheckpointPolicy, Error, Group,
     env::Env,
     log::memory::MemoryLog,
-    transport::Solitary,
+    transport::wire::{GroupId, Solitary},
     types::{MemberId, Peer},
 };
 use state::{
@@ -30,6 +30,7 @@ use state::{
     registry::Standing,
 };
 use storage::{disk::DiskEngine, memory::MemoryEngine};
+use tokio::time::Instant;
 
 use super::timing;
 
@@ -53,10 +54,10 @@ pub(crate) async fn begin_generation(
     env: &Arc<dyn Env>,
 ) -> anyhow::Result<Cache> {
     let incarnation = register(values, node, env).await?;
-    let generation = values.read().await?.registry()?.generation + 1;
-    match values.submit(Command::Registry(Registry::Reset { generation })).await? {
+    let generation = values.read(soon()).await?.registry()?.generation + 1;
+    match values.submit(Command::Registry(Registry::Reset { generation }), soon()).await? {
         Outcome::Done(Done::GenerationBegun { generation, voters }) if voters == [(node, incarnation)] => {
-            let group = start_group(MemberId { node, incarnation }, env).await?;
+            let group = start_group(generation, MemberId { node, incarnation }, env).await?;
             Ok(Cache { generation, group })
         }
         other => bail!("the values group answered the cache's reset with {other:?}"),
@@ -66,12 +67,12 @@ pub(crate) async fn begin_generation(
 /// Declares this node's former process ended, and takes a new incarnation.
 async fn register(values: &Group<DiskEngine>, node: NodeId, env: &Arc<dyn Env>) -> anyhow::Result<u64> {
     loop {
-        let previous = match values.read().await?.registry()?.nodes.get(&node) {
+        let previous = match values.read(soon()).await?.registry()?.nodes.get(&node) {
             None | Some(Standing::Unregistered) => None,
             Some(Standing::Out { incarnation } | Standing::In { incarnation, .. }) => Some(*incarnation),
         };
         let nonce = env.random_u64();
-        match values.submit(Command::Registry(Registry::Register { node, previous, nonce })).await {
+        match values.submit(Command::Registry(Registry::Register { node, previous, nonce }), soon()).await {
             Ok(Outcome::Done(Done::Registered { node: for_node, incarnation, nonce: answered }))
                 if for_node == node && answered == nonce =>
             {
@@ -85,10 +86,10 @@ async fn register(values: &Group<DiskEngine>, node: NodeId, env: &Arc<dyn Env>) 
     }
 }
 
-async fn start_group(member: MemberId, env: &Arc<dyn Env>) -> anyhow::Result<Group<MemoryEngine>> {
+async fn start_group(generation: u64, member: MemberId, env: &Arc<dyn Env>) -> anyhow::Result<Group<MemoryEngine>> {
     let machine = StateMachine::open(Arc::new(MemoryEngine::new()), Keyspace::Cache)?;
     let options = consensus::Options {
-        name: "cache",
+        group: GroupId::Cache { generation },
         member,
         heartbeat: timing::HEARTBEAT,
         election_timeout: timing::ELECTION_TIMEOUT,
@@ -98,11 +99,16 @@ async fn start_group(member: MemberId, env: &Arc<dyn Env>) -> anyhow::Result<Gro
             dirty_bytes_max: u64::MAX,
         },
         log_disk_full: Arc::new(|| false),
+        quiet: Duration::ZERO,
     };
-    let group = Group::start(options, MemoryLog::default(), Solitary::default(), machine, env.clone())
+    let group = Group::start(options, MemoryLog::default(), Solitary, machine, env.clone())
         .await
         .map_err(anyhow::Error::msg)?;
-    group.found(Peer::default()).await?;
+    group.found([(member, Peer::default())].into()).await?;
     group.await_serving(timing::START_WAIT_MAX).await.context("the cache group does not elect itself")?;
     Ok(group)
+}
+
+fn soon() -> Instant {
+    Instant::now() + timing::STEP_WAIT_MAX
 }

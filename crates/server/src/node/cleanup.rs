@@ -20,8 +20,9 @@ use state::{
     outcome::{Done, Outcome},
 };
 use storage::{Engine, disk::DiskEngine};
+use tokio::time::Instant;
 
-use super::cache::Cache;
+use super::{cache::Cache, timing};
 
 /// How often to look for scopes to remove when nobody has said that there are any.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -65,7 +66,7 @@ async fn purge<E: Engine>(group: &Group<E>, scope: ScopeId) -> anyhow::Result<()
 }
 
 async fn step<E: Engine>(group: &Group<E>, step: Cleanup) -> anyhow::Result<Done> {
-    match group.submit(Command::Cleanup(step)).await {
+    match group.submit(Command::Cleanup(step), Instant::now() + timing::STEP_WAIT_MAX).await {
         Ok(Outcome::Done(done)) => Ok(done),
         Ok(Outcome::Refused(rejection)) => bail!("a step of a scope's removal was refused: {rejection}"),
         Ok(Outcome::Data(_)) => bail!("a step of a scope's removal was answered as a write"),

@@ -8,3 +8,5 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a start may take to become able to serve before it is given up.
 pub(crate) const START_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long one step of the node's own work waits for its group.
+pub(crate) const STEP_WAIT_MAX: Duration = Duration::from_secs(5);

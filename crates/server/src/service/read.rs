@@ -3,7 +3,7 @@
 use state::{command::KeyRef, ids::ScopeId, keys::Entity, kv::Page};
 use storage::View;
 
-use super::{Error, Instant, Key, Keyspace, Reader, Service, Stored, await_read};
+use super::{Error, Instant, Key, Keyspace, Reader, Service, Stored};
 
 type DiskView = <storage::disk::DiskEngine as storage::Engine>::View;
 type MemoryView = <storage::memory::MemoryEngine as storage::Engine>::View;
@@ -71,14 +71,12 @@ impl Service {
         deadline: Instant,
     ) -> Result<AnyReader, Error> {
         match (keyspace, consistency) {
-            (Keyspace::Values, Consistency::Linearizable) => {
-                await_read(self.values().read(), deadline).await.map(AnyReader::Values)
-            }
+            (Keyspace::Values, Consistency::Linearizable) => Ok(AnyReader::Values(self.values().read(deadline).await?)),
             (Keyspace::Values, Consistency::Stale) => Ok(AnyReader::Values(self.values().local())),
             (Keyspace::Cache, consistency) => {
                 let cache = self.cache().ok_or(Error::NoLeader)?;
                 let reader = match consistency {
-                    Consistency::Linearizable => await_read(cache.group.read(), deadline).await?,
+                    Consistency::Linearizable => cache.group.read(deadline).await?,
                     Consistency::Stale => cache.group.local(),
                 };
                 Ok(AnyReader::Cache(reader))
@@ -88,14 +86,14 @@ impl Service {
 
     /// The API key that `which` names.
     pub(crate) async fn entity(&self, which: &KeyRef, deadline: Instant) -> Result<Entity, Error> {
-        await_read(self.values().read(), deadline).await?.entity(which)?.ok_or(Error::ApiKeyNotFound)
+        self.values().read(deadline).await?.entity(which)?.ok_or(Error::ApiKeyNotFound)
     }
 
     /// Linearizable readers of both stores.
     pub(crate) async fn both(&self, deadline: Instant) -> Result<Both, Error> {
         let cache = self.cache().ok_or(Error::NoLeader)?;
-        let values = await_read(self.values().read(), deadline).await?;
-        let cache = await_read(cache.group.read(), deadline).await?;
+        let values = self.values().read(deadline).await?;
+        let cache = cache.group.read(deadline).await?;
         Ok(Both { values, cache })
     }
 }

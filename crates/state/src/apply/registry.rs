@@ -20,6 +20,9 @@ pub(super) fn apply<T: Transaction>(rows: &mut Rows<T>, keyspace: Keyspace, chan
     let done = match change {
         Registry::Register { node, previous, nonce } => register(&mut state, *node, *previous, *nonce),
         Registry::Reset { generation } => reset(&mut state, *generation),
+        Registry::Join { .. } | Registry::AddNode(_) | Registry::RemoveNode(_) | Registry::Settle { .. } => {
+            Err(Rejection::NotReady)
+        }
     }?;
     rows.store(&layout::REGISTRY_KEY, &state)?;
     Ok(done)
@@ -65,7 +68,7 @@ mod tests {
 
     fn state(standings: &[Standing]) -> RegistryState {
         let nodes = standings.iter().enumerate().map(|(node, standing)| (NodeId(node as u64), *standing)).collect();
-        RegistryState { generation: 4, last_incarnation: 9, nodes }
+        RegistryState { generation: 4, last_incarnation: 9, nodes, ..RegistryState::default() }
     }
 
     const OUT: Standing = Standing::Out { incarnation: 8 };
@@ -93,7 +96,7 @@ mod tests {
             voters.iter().map(|(node, incarnation)| (*node, Standing::In { generation: 5, incarnation: *incarnation }));
         let nodes = nodes.collect();
         assert_eq!(reset(&mut state, 5), Ok(Done::GenerationBegun { generation: 5, voters }));
-        assert_eq!(state, RegistryState { generation: 5, last_incarnation: 9, nodes });
+        assert_eq!(state, RegistryState { generation: 5, last_incarnation: 9, nodes, ..RegistryState::default() });
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn records_come_back_and_nothing_else_passes_for_them() {
         (NodeId(2), Standing::Out { incarnation: 3 }),
         (NodeId(u64::MAX), Standing::In { generation: 4, incarnation: 5 }),
     ];
-    round_trip(RegistryState { generation: 4, last_incarnation: 5, nodes: nodes.into() });
+    round_trip(RegistryState { generation: 4, last_incarnation: 5, nodes: nodes.into(), ..RegistryState::default() });
 }
 
 /// These bytes are on disks: a change here is a change of format, which needs a version.

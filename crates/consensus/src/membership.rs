@@ -1,0 +1,99 @@
+//! Who belongs to a group: what its leader knows of each member, and how members come, go and hand over.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use openraft::{ChangeMembers, async_runtime::watch::WatchReceiver as _};
+use storage::Engine;
+
+use crate::{
+    Error,
+    group::Group,
+    types::{MemberId, Peer},
+};
+
+/// A group's members, as far as this one has heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// Every member, voters and learners, by id.
+    pub members: Vec<Member>,
+    /// Whether the newest membership is committed, and is no transition between two sets of voters.
+    pub is_settled: bool,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: MemberId,
+    /// Where it is reached.
+    pub peer: Peer,
+    /// Whether it votes, in either set of a transition.
+    pub is_voter: bool,
+    /// Up to which index its log is known to match the leader's; known on the leader alone.
+    pub matched_index: Option<u64>,
+    /// How long ago it last answered the leader; known on the leader alone.
+    pub last_contact: Option<Duration>,
+}
+
+impl<E: Engine> Group<E> {
+    /// The group's members.
+    pub fn members(&self) -> Members {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
+        let members = membership
+            .nodes()
+            .map(|(id, peer)| Member {
+                id: *id,
+                peer: peer.clone(),
+                is_voter: voters.contains(id),
+                matched_index: metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|matched| matched.get(id)?.as_ref())
+                    .map(|log_id| log_id.index()),
+                last_contact: None,
+            })
+            .collect();
+        let is_settled = membership.get_joint_config().len() == 1
+            && metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
+        Members { members, is_settled }
+    }
+
+    /// Adds a learner, or gives a member another address. Returns once that is committed; the learner catches up behind.
+    ///
+    /// # Errors
+    /// Only [`Error::OutcomeUnknown`] leaves it open whether the change took effect.
+    pub async fn add_learner(&self, id: MemberId, peer: Peer) -> Result<(), Error> {
+        self.change(ChangeMembers::SetNodes([(id, peer)].into()), true).await
+    }
+
+    /// Makes these members the voters, through joint consensus; former voters leave the group. Each must be a member.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn set_voters(&self, voters: BTreeSet<MemberId>) -> Result<(), Error> {
+        self.change(ChangeMembers::ReplaceAllVoters(voters), false).await
+    }
+
+    /// Takes a learner out of the group.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn remove_learner(&self, id: MemberId) -> Result<(), Error> {
+        self.change(ChangeMembers::RemoveNodes([id].into()), false).await
+    }
+
+    async fn change(&self, change: ChangeMembers<MemberId, Peer>, retain: bool) -> Result<(), Error> {
+        self.raft().change_membership(change, retain).await.map(drop).map_err(|_| Error::OutcomeUnknown)
+    }
+
+    /// Hands the leadership to another voter.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`] when this member does not lead.
+    pub async fn transfer(&self, to: MemberId) -> Result<(), Error> {
+        self.raft().trigger().transfer_leader(to).await.map_err(|_| Error::Stopped)
+    }
+}

@@ -1,0 +1,135 @@
+//! What members of one group say to each other.
+//!
+//! Each message is a version byte and a postcard encoding. The order of variants and fields **is the format**: new ones
+//! go to the end. A message of a version that this program does not know is refused with both numbers, and so is one
+//! that does not decode.
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use state::{command::Command, outcome::Outcome};
+
+use crate::{
+    error::Error,
+    transport::wire::Refusal,
+    types::{LogId, TypeConfig},
+};
+
+/// The version of all messages between members.
+pub const VERSION: u8 = 1;
+
+/// A question that has one answer.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Question {
+    /// Raft's request for a vote.
+    Vote(VoteRequest<TypeConfig>),
+    /// Would you grant this vote? Changes nothing.
+    PreVote(VoteRequest<TypeConfig>),
+    /// Take over the leadership.
+    Transfer(TransferLeaderRequest<TypeConfig>),
+    /// Commands that a follower was given, for the leader to propose. Never passed on again.
+    Propose(Forwarded),
+    /// Up to where must a linearizable read that begins now have applied?
+    ReadIndex,
+}
+
+/// Commands for the leader.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Forwarded {
+    /// How long the caller of each still waits, in milliseconds.
+    pub(crate) wait_ms: Vec<u64>,
+    /// The commands, each answered on its own.
+    pub(crate) commands: Vec<Command>,
+}
+
+/// The answer to a [`Question`], variant by variant.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// To [`Question::Vote`] and [`Question::PreVote`].
+    Vote(VoteResponse<TypeConfig>),
+    /// To [`Question::Transfer`]: taken, or why not.
+    Transfer(Result<(), String>),
+    /// To [`Question::Propose`]: one a command, in order.
+    Proposed(Vec<Result<Outcome, Error>>),
+    /// To [`Question::ReadIndex`]; none when nothing was ever committed.
+    ReadIndex(Result<Option<LogId>, Error>),
+    /// The group's core has stopped.
+    Stopped,
+}
+
+/// The first frame of a stream says which of the two it is.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Opening {
+    /// [`Append`] frames follow, each answered by an [`Appended`].
+    Append,
+    /// A snapshot follows: see `transport/snapshot.rs`.
+    Snapshot(SnapshotOpening),
+}
+
+/// One append of the stream.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Append {
+    /// openraft's request.
+    pub(crate) request: AppendEntriesRequest<TypeConfig>,
+    /// How long ago, at sending, a quorum last acknowledged the leader, in milliseconds; none when it never did. What
+    /// a follower knows of its leader's hold on the group (`ARCHITECTURE.md`, the volatile group, rule 6).
+    pub(crate) quorum_age_ms: Option<u64>,
+}
+
+/// The answer to an [`Append`].
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Appended {
+    /// The log matches up to here.
+    Matching(Option<LogId>),
+    /// The log does not match at this entry.
+    Conflict(LogId),
+    /// The sender has been deposed.
+    HigherVote(crate::types::Vote),
+    /// The group's core has stopped.
+    Stopped,
+}
+
+impl From<Result<Option<LogId>, StreamAppendError<TypeConfig>>> for Appended {
+    fn from(result: Result<Option<LogId>, StreamAppendError<TypeConfig>>) -> Self {
+        match result {
+            Ok(matching) => Self::Matching(matching),
+            Err(StreamAppendError::Conflict(log_id)) => Self::Conflict(log_id),
+            Err(StreamAppendError::HigherVote(vote)) => Self::HigherVote(vote),
+        }
+    }
+}
+
+/// What the stream of a snapshot begins with.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SnapshotOpening {
+    /// The leader's vote.
+    pub(crate) vote: crate::types::Vote,
+    /// What the snapshot covers.
+    pub(crate) meta: crate::types::SnapshotMeta,
+    /// Names this transfer: a stream with the same number goes on where the last one broke.
+    pub(crate) transfer: u64,
+}
+
+// Kept here so that the sequential form of append can be answered too.
+pub(crate) type AppendResponse = AppendEntriesResponse<TypeConfig>;
+
+/// A message as bytes.
+pub(crate) fn encode(message: &impl Serialize) -> Bytes {
+    let bytes = postcard::to_extend(message, vec![VERSION]).expect("messages are plain data: encoding cannot fail");
+    Bytes::from(bytes)
+}
+
+/// A message from bytes.
+pub(crate) fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, Refusal> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => {
+            postcard::from_bytes(body).map_err(|error| Refusal(format!("a peer's message cannot be decoded: {error}")))
+        }
+        Some((version, _)) => {
+            Err(Refusal(format!("a peer's message has version {version}; this program speaks version {VERSION}")))
+        }
+        None => Err(Refusal("a peer's message is empty".to_owned())),
+    }
+}

@@ -1,0 +1,179 @@
+//! What nodes say to each other beside Raft's own messages.
+//!
+//! Encoded with postcard, behind the version that every call carries: the order of variants and fields **is the
+//! format**; new ones go to the end.
+
+use consensus::types::MemberId;
+use serde::{Deserialize, Serialize};
+use state::{hash::StateHash, ids::NodeId};
+use uuid::Uuid;
+
+/// A question to a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// Who are you? For a node that looks for its cluster, and for a leader that is told to add a node.
+    Identify,
+    /// Take this node into the cluster, or note its new address. Only the leader of the `values` group does it.
+    Join(Newcomer),
+    /// Carry out a change of the cluster that an operator asked another node for. Only the leader does it.
+    Change(Change),
+    /// What do you know of both groups?
+    Status,
+    /// Renew my lease. Only the leader does it.
+    Renew(Renewal),
+    /// Answer once everything applied now is applied by every node that holds a lease. Only the leader can.
+    Barrier {
+        /// How long the asker waits, in milliseconds.
+        wait_ms: u64,
+    },
+    /// Answer once you have applied the `values` group's entry at `index`.
+    AwaitApplied {
+        /// The index.
+        index: u64,
+        /// How long the asker waits, in milliseconds.
+        wait_ms: u64,
+    },
+}
+
+/// A node's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Told {
+    /// To [`Ask::Identify`].
+    Identity(Identity),
+    /// Done.
+    Done,
+    /// Not by this node: ask the leader, if one is known.
+    NotLeader(Option<Leader>),
+    /// Refused, with the reason, for an operator to read.
+    Refused(String),
+    /// To [`Ask::Status`].
+    Status(Box<Status>),
+    /// To [`Ask::Renew`].
+    Renewed(Renewed),
+    /// Time was up first, or the answer cannot be known: what was asked for may yet come true.
+    Unknown,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// Its cluster; none for a node that waits to be taken into one.
+    pub(crate) cluster_id: Option<Uuid>,
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Where its peers reach it, as `host:port`.
+    pub(crate) address: String,
+}
+
+/// The leader of the `values` group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Leader {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Where its peers reach it, as `host:port`.
+    pub(crate) address: String,
+}
+
+/// A node that wants to be in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Newcomer {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Where its peers reach it, as `host:port`.
+    pub(crate) address: String,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Change {
+    /// Take in the node that listens at this peer address.
+    Add {
+        /// `host:port`.
+        address: String,
+    },
+    /// Remove a node for good, alive or not.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// Hand both groups' leadership to a node; to any good one when none is named.
+    Transfer {
+        /// The node.
+        node: Option<NodeId>,
+    },
+}
+
+/// What a node knows of both groups, and of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The node that answers.
+    pub(crate) node: NodeId,
+    /// Its program's version.
+    pub(crate) version: String,
+    /// Its member of the `values` group.
+    pub(crate) values: GroupStatus,
+    /// Its member of the running cache generation, when it has one.
+    pub(crate) cache: Option<GroupStatus>,
+}
+
+/// One member's view of its group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupStatus {
+    /// The member.
+    pub(crate) member: MemberId,
+    /// The generation, for the cache group; else 0.
+    pub(crate) generation: u64,
+    /// Its leader, when it knows one.
+    pub(crate) leader: Option<MemberId>,
+    /// Its term.
+    pub(crate) term: u64,
+    /// The last index of its log.
+    pub(crate) last_index: u64,
+    /// The last index that it has applied.
+    pub(crate) applied_index: u64,
+}
+
+/// A node asks for its lease, and says what the leader has to know of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Renewal {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Its process: a random number of each start.
+    pub(crate) process: u64,
+    /// How far its `values` state has come.
+    pub(crate) values: Sample,
+    /// How far its cache state has come, with its generation.
+    pub(crate) cache: Option<(u64, Sample)>,
+    /// The cache generation that it suspects to have lost its majority (`ARCHITECTURE.md`, rule 6).
+    pub(crate) suspects: Option<u64>,
+    /// Where clients reach it: the base of its public URLs.
+    pub(crate) public_url: String,
+    /// The demand on each scope's rate here.
+    pub(crate) demand: crate::rate::Demand,
+}
+
+/// A state, named by how far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    /// The last applied index.
+    pub(crate) index: u64,
+    /// The state's hash there.
+    pub(crate) hash: StateHash,
+}
+
+/// The leader's answer to a [`Renewal`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Renewed {
+    /// Whether the lease is granted, for its full length from the moment the renewal was sent.
+    pub(crate) granted: bool,
+    /// What the node must have applied before a lease is granted to it.
+    pub(crate) floor: u64,
+    /// Where clients reach the leader: the base of its public URLs.
+    pub(crate) leader_public_url: String,
+    /// The cache generation whose members shall end themselves: enough of its nodes suspect it.
+    pub(crate) drop_generation: Option<u64>,
+    /// Why the node must go out of service: its state differs from the leader's at the same index.
+    pub(crate) diverged: Option<String>,
+    /// The node's part of each scope's rate.
+    pub(crate) shares: crate::rate::Shares,
+}
