@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::MemberId;
+
 /// A group's failure to take a proposal or to answer a read.
 ///
 /// The order of variants is the format of the peers' messages.
@@ -10,6 +12,9 @@ pub enum Error {
     /// This member is not the leader. Nothing was proposed.
     #[error("no leader is known; try again shortly")]
     NoLeader,
+    /// This member is not the leader, and was asked to say so. Nothing was proposed.
+    #[error("another node leads")]
+    NotLeader(Option<MemberId>),
     /// The leader has not heard from a majority. Nothing was proposed.
     #[error("the leader cannot reach a majority; try again shortly")]
     NoQuorum,

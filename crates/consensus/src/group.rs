@@ -1,15 +1,18 @@
 //! One Raft group: a log, a state machine and what lies between. The node builds it twice.
 
-use std::{collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
-use openraft::{Config, Raft, SnapshotPolicy, async_runtime::watch::WatchReceiver as _, storage::RaftLogStorage};
+use openraft::{
+    Config, Raft, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver as _,
+    errors::{InitializeError, RaftError},
+    storage::{RaftLogReader, RaftLogStorage},
+};
 use state::{
     applied::Applied,
     apply::{Shared, StateMachine},
-    command::Command,
     hash::StateHash,
     ids::Position,
-    outcome::Outcome,
     query::Reader,
 };
 use storage::Engine;
@@ -19,18 +22,25 @@ use crate::{
     Error,
     checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate},
     env::Env,
-    read,
+    forward::Forwarder,
+    hold::Hold,
+    read::Reads,
     state_machine::{Machine, decode_applied},
     submit::Submitter,
     transport::{
+        contact::Contact,
+        inbound_snapshot::Arrivals,
         network::{Network, Peers},
         wire::{GroupId, Wire},
     },
-    types::{MemberId, Peer, TypeConfig, position},
+    types::{MemberId, Peer, TypeConfig, Vote, position},
 };
 
 /// How long an orderly stop waits for the log to be purged.
 const PURGE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What is added to a lease where clocks that run at different speeds must not matter.
+const LEASE_MARGIN: Duration = Duration::from_millis(50);
 
 /// What a group is started with.
 #[derive(Clone)]
@@ -50,6 +60,8 @@ pub struct Options {
     /// How long after its start this member, when it leads, serves nothing: while a member of an older generation may
     /// still serve (`ARCHITECTURE.md`, the volatile group, rule 4).
     pub quiet: Duration,
+    /// The directory in which a snapshot on its way in is kept until it is whole; `None` keeps it in memory.
+    pub spool: Option<PathBuf>,
 }
 
 impl Options {
@@ -86,10 +98,15 @@ pub struct Group<E: Engine> {
 
 struct Inner<E: Engine> {
     id: GroupId,
+    contact: Arc<Contact>,
+    hold: Hold,
+    quiet_until: Instant,
+    arrivals: Arrivals,
     raft: Raft<TypeConfig, Machine<E>>,
     shared: Shared<E>,
     engine: Arc<E>,
     submitter: Submitter,
+    reads: Reads,
     gate: Arc<Gate>,
     checkpointer: AbortHandle,
     checkpoints: watch::Receiver<CheckpointStatus>,
@@ -118,7 +135,6 @@ impl<E: Engine> Group<E> {
         L: RaftLogStorage<TypeConfig>,
         W: Wire,
     {
-        let config = raft_config(&options)?;
         check_that_state_is_ours(&options, machine.applied())?;
         check_that_log_meets_state(&options, &mut log, machine.applied().position).await?;
         let shared = machine.shared();
@@ -126,10 +142,26 @@ impl<E: Engine> Group<E> {
         let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full.clone()));
         let machine = Machine::new(machine, gate.clone());
         let peers = Peers::new(options.group, options.member, wire.clone());
-        let network = Network { group: options.group, member: options.member, wire, engine: PhantomData::<fn() -> E> };
+        let contact = Arc::<Contact>::default();
+        let network = Network {
+            group: options.group,
+            member: options.member,
+            wire,
+            peers: peers.clone(),
+            contact: contact.clone(),
+            engine: PhantomData::<fn() -> E>,
+        };
+        let has_voted = has_voted(&options, &mut log).await?;
+        let arrivals = Arrivals::new(options.spool.clone())
+            .map_err(|error| format!("cannot remove an old snapshot of the {} group: {error}", options.name()))?;
+        let config = raft_config(&options, has_voted)?;
         let raft = Raft::new(options.member, Arc::new(config), network, log, machine)
             .await
             .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
+        contact.follow(raft.metrics());
+        let lease = options.election_timeout * 2 + LEASE_MARGIN;
+        let hold = Hold::new((has_voted && !is_alone(&raft)).then_some(lease));
+        end_hold(&raft, hold);
 
         let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
         let (status, checkpoints) = watch::channel(status);
@@ -139,11 +171,29 @@ impl<E: Engine> Group<E> {
             let fault = checkpointer.run().await;
             fault_sender.send_replace(Some(fault.to_string()));
         });
-        let submitter = Submitter::start(raft.clone(), peers, gate.clone(), env);
+        let submitter =
+            Submitter::start(raft.clone(), Forwarder::new(peers.clone(), raft.metrics()), gate.clone(), env);
         let checkpointer = checkpointer.abort_handle();
+        let reads = Reads::new(peers);
         let id = options.group;
+        let quiet_until = Instant::now() + options.quiet;
         Ok(Self {
-            inner: Arc::new(Inner { id, raft, shared, engine, submitter, gate, checkpointer, checkpoints, fault }),
+            inner: Arc::new(Inner {
+                id,
+                contact,
+                hold,
+                quiet_until,
+                arrivals,
+                raft,
+                shared,
+                engine,
+                submitter,
+                reads,
+                gate,
+                checkpointer,
+                checkpoints,
+                fault,
+            }),
         })
     }
 
@@ -165,17 +215,56 @@ impl<E: Engine> Group<E> {
         *self.inner.raft.node_id()
     }
 
+    pub(crate) fn contact(&self) -> &Contact {
+        &self.inner.contact
+    }
+
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.inner.hold
+    }
+
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.inner.arrivals
+    }
+
+    /// The leader with its address; none when it is not known, or is this member.
+    pub(crate) fn leader_peer(&self) -> Option<(MemberId, Peer)> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
+        let peer = metrics.membership_config.membership().get_node(&leader)?;
+        Some((leader, peer.clone()))
+    }
+
+    /// When a leader may serve: see [`Options::quiet`].
+    pub(crate) fn quiet_until(&self) -> Instant {
+        self.inner.quiet_until
+    }
+
+    pub(crate) fn submitter(&self) -> &Submitter {
+        &self.inner.submitter
+    }
+
+    /// Whether a message under this vote is the present leader's, or a newer one's.
+    pub(crate) fn knows_as_leader(&self, vote: &Vote) -> bool {
+        *vote >= self.inner.raft.metrics().borrow_watched().vote
+    }
+
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, Machine<E>> {
         &self.inner.raft
     }
 
     /// Founds the group with these voters, this member among them. Where there are several, each founds it with the
-    /// same ones. Durable when it returns.
+    /// same ones; a group that is founded already stays as it is. Durable when it returns.
     ///
     /// # Errors
-    /// [`Error::Stopped`], also when the group is founded already.
+    /// [`Error::Stopped`].
     pub async fn found(&self, members: BTreeMap<MemberId, Peer>) -> Result<(), Error> {
-        self.inner.raft.initialize(members).await.map_err(|_| Error::Stopped)
+        match self.inner.raft.initialize(members).await {
+            // Another of the voters was quicker, and its election has come: its log brings the same membership.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(_) => Err(Error::Stopped),
+        }
     }
 
     /// Waits until this member serves linearizable reads, from itself or through its leader.
@@ -183,22 +272,10 @@ impl<E: Engine> Group<E> {
     /// # Errors
     /// [`Error::NoLeader`] when the time is up first.
     pub async fn await_serving(&self, wait_max: Duration) -> Result<(), Error> {
-        let leads = self.inner.raft.wait(Some(wait_max)).metrics(|metrics| metrics.state.is_leader(), "to lead").await;
-        leads.map_err(|_| Error::NoLeader)?;
+        let known = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.current_leader.is_some();
+        let found = self.inner.raft.wait(Some(wait_max)).metrics(known, "a leader").await;
+        found.map_err(|_| Error::NoLeader)?;
         self.read(Instant::now() + wait_max).await.map(drop)
-    }
-
-    /// Has the leader propose a command, wherever it is; returns the outcome once it is committed and applied. While
-    /// there is no leader, it waits for one. Dropping the future leaves the outcome unknown.
-    ///
-    /// # Errors
-    /// Only [`Error::OutcomeUnknown`] leaves it open whether the command took effect; past the deadline it is the
-    /// answer.
-    pub async fn submit(&self, command: Command, deadline: Instant) -> Result<Outcome, Error> {
-        match tokio::time::timeout_at(deadline, self.inner.submitter.submit(command)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::OutcomeUnknown),
-        }
     }
 
     /// The state on this member, holding everything that was acknowledged before this call.
@@ -206,23 +283,20 @@ impl<E: Engine> Group<E> {
     /// # Errors
     /// When this member cannot prove by the deadline that it has that.
     pub async fn read(&self, deadline: Instant) -> Result<Reader<E::View>, Error> {
-        match tokio::time::timeout_at(deadline, read::await_linearizable(&self.inner.raft)).await {
-            Ok(ready) => ready?,
-            Err(_) => return Err(Error::Overloaded),
-        }
+        self.inner.reads.await_linearizable(self, deadline).await?;
         Ok(self.local())
     }
 
     /// How long ago this member last heard that its state was the leader's: what a stale read says of itself. None
     /// when it never did. The leader's own is 0.
     pub fn staleness(&self) -> Option<Duration> {
-        self.status().is_leader.then_some(Duration::ZERO)
+        self.inner.contact.staleness()
     }
 
     /// How long ago the group's leader last had a quorum behind it, as far as this member has heard: from its own
     /// clock when it leads, else from what the leader's messages say, aged since. None when it never heard.
     pub fn quorum_age(&self) -> Option<Duration> {
-        self.status().is_leader.then_some(Duration::ZERO)
+        self.inner.contact.quorum_age()
     }
 
     /// The state's hash after the entry at `index`, if that is among the newest that this member has applied.
@@ -358,7 +432,33 @@ async fn check_that_log_meets_state<L: RaftLogStorage<TypeConfig>>(
     Ok(())
 }
 
-fn raft_config(options: &Options) -> Result<Config, String> {
+/// Whether the log holds a vote: this member has been one before.
+async fn has_voted<L: RaftLogStorage<TypeConfig>>(options: &Options, log: &mut L) -> Result<bool, String> {
+    let mut reader = log.get_log_reader().await;
+    let vote = RaftLogReader::<TypeConfig>::read_vote(&mut reader).await;
+    let vote = vote.map_err(|error| format!("cannot read the vote of the {} group: {error}", options.name()))?;
+    Ok(vote.is_some())
+}
+
+/// Whether this member is the only voter, as its log has it.
+fn is_alone<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let mut voters = metrics.membership_config.membership().voter_ids().peekable();
+    voters.peek().is_some() && voters.all(|voter| voter == metrics.id)
+}
+
+/// Lets the member campaign when its hold ends.
+fn end_hold<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, hold: Hold) {
+    let Some(until) = hold.until() else { return raft.runtime_config().elect(true) };
+    let raft = raft.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep_until(until).await;
+        raft.runtime_config().elect(true);
+    });
+}
+
+fn raft_config(options: &Options, has_voted: bool) -> Result<Config, String> {
     let election_timeout_min = options.election_timeout.as_millis() as u64;
     let config = Config {
         cluster_name: options.name().to_owned(),
@@ -368,6 +468,11 @@ fn raft_config(options: &Options) -> Result<Config, String> {
         enable_pre_vote: Some(true),
         // Checkpoints are ours to time, and each becomes a snapshot.
         snapshot_policy: SnapshotPolicy::Never,
+        enable_elect: !has_voted,
+        // A leader that restarts is a follower: its lease has ended, and somebody else's may have begun.
+        enable_leader_restore: Some(false),
+        // A leader without a quorum falls silent now and then, so that those who hear it but are not heard elect another.
+        quorum_loss_probe_interval: Some(election_timeout_min * 4),
         // What a checkpoint holds is of no more use in the log of a member without peers.
         max_in_snapshot_log_to_keep: 0,
         purge_batch_size: 1,

@@ -8,7 +8,10 @@
 mod checkpoint;
 pub mod env;
 mod error;
+mod forward;
+mod forwarded;
 mod group;
+mod hold;
 pub mod log;
 mod membership;
 mod read;
@@ -22,3 +25,4 @@ pub use checkpoint::{CheckpointPolicy, CheckpointStatus, DiskFull};
 pub use error::Error;
 pub use group::{Group, Options, Status};
 pub use membership::{Member, Members};
+pub use submit::OnFollower;

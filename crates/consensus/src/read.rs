@@ -1,43 +1,135 @@
-//! Linearizable reads: everything acknowledged before the read began is in what it returns.
+//! Linearizable reads on any member: everything acknowledged before the read began is in what it returns.
 //!
 //! 1. The leader answers under its lease, with no round to its peers; without a valid lease, after a quorum round.
-//!    openraft never answers before the first entry of the leader's own term is committed.
-//! 2. The reader waits until this node has applied up to the index so learned, and reads its own state.
+//!    openraft never answers before the first entry of the leader's own term is committed, nor while it hands over.
+//! 2. A follower asks the leader for that index. Reads that come while a question is under way share the next one: the
+//!    one under way may have been answered before they began.
+//! 3. The reader waits until this member has applied up to the index so learned, and reads its own state.
 
 use std::time::Duration;
 
 use openraft::{
     Raft, ReadPolicy,
+    async_runtime::watch::WatchReceiver as _,
     errors::{LinearizableReadError, RaftError},
-    raft::linearizable_read::Linearizer,
 };
 use storage::Engine;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, timeout_at},
+};
 
-use crate::{Error, state_machine::Machine, types::TypeConfig};
+use crate::{
+    Error,
+    group::Group,
+    state_machine::Machine,
+    transport::{
+        message::{Answer, Question},
+        network::Peers,
+    },
+    types::{LogId, MemberId, Peer, TypeConfig},
+};
 
-/// How long a read waits for this node to apply what the leader has committed.
-const APPLY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a read looks for a leader.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long the leader may take to name an index before it is asked again.
+const INDEX_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Returns once this node's applied state is fit for a linearizable read.
-pub(crate) async fn await_linearizable<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>) -> Result<(), Error> {
-    let linearizer = match linearizer(raft, ReadPolicy::LeaseRead).await {
-        Err(Error::NoQuorum) => linearizer(raft, ReadPolicy::ReadIndex).await?,
-        other => other?,
-    };
-    match linearizer.try_await_ready(raft, Some(APPLY_WAIT_MAX)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => Err(Error::Overloaded),
-        Err(_) => Err(Error::Stopped),
+type Index = Result<Option<LogId>, Error>;
+
+/// The reads of one member.
+pub(crate) struct Reads {
+    peers: Peers,
+    round: Round,
+}
+
+/// Questions to the leader, one at a time, numbered.
+struct Round {
+    asking: Mutex<u64>,
+    answered: watch::Sender<(u64, Index)>,
+}
+
+impl Reads {
+    pub(crate) fn new(peers: Peers) -> Self {
+        let round = Round { asking: Mutex::new(0), answered: watch::Sender::new((0, Err(Error::NoLeader))) };
+        Self { peers, round }
+    }
+
+    /// Returns once this member's applied state is fit for a linearizable read.
+    pub(crate) async fn await_linearizable<E: Engine>(&self, group: &Group<E>, deadline: Instant) -> Result<(), Error> {
+        let leaderless_until = deadline.min(Instant::now() + LEADER_WAIT_MAX);
+        loop {
+            let index = timeout_at(deadline, self.index(group)).await.map_err(|_| Error::NoLeader)?;
+            match index {
+                Ok(index) => return await_applied(group.raft(), index, deadline).await,
+                Err(Error::NoLeader | Error::NoQuorum) if Instant::now() < leaderless_until => {
+                    group.await_news(leaderless_until).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn index<E: Engine>(&self, group: &Group<E>) -> Index {
+        let leader = group.status().leader;
+        if leader == Some(group.member()) {
+            return index(group).await;
+        }
+        let (leader, peer) = group.leader_peer().ok_or(Error::NoLeader)?;
+        self.shared_index(leader, &peer).await
+    }
+
+    /// The index of a question that was asked after this call began.
+    async fn shared_index(&self, leader: MemberId, peer: &Peer) -> Index {
+        let mut answered = self.round.answered.subscribe();
+        // Whatever has this number or a lower one may have been asked before.
+        let before = self.round.answered.borrow().0;
+        let mut asking = self.round.asking.lock().await;
+        let (last, index) = *answered.borrow_and_update();
+        // Another one that waited for its turn behind the question of then has asked since.
+        if last > before + 1 {
+            return index;
+        }
+        let answer = self.peers.ask(leader, peer, &Question::ReadIndex, INDEX_WAIT_MAX).await;
+        let index = match answer {
+            Ok(Answer::ReadIndex(index)) => index,
+            Ok(_) | Err(_) => Err(Error::NoLeader),
+        };
+        *asking += 1;
+        self.round.answered.send_replace((*asking, index));
+        index
     }
 }
 
-async fn linearizer<E: Engine>(
+/// The leader's answer up to where a read that begins now must have applied.
+pub(crate) async fn index<E: Engine>(group: &Group<E>) -> Index {
+    tokio::time::sleep_until(group.quiet_until()).await;
+    let raft = group.raft();
+    match index_under(raft, ReadPolicy::LeaseRead).await {
+        Err(Error::NoQuorum) => index_under(raft, ReadPolicy::ReadIndex).await,
+        other => other,
+    }
+}
+
+async fn index_under<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, policy: ReadPolicy) -> Index {
+    match raft.get_read_linearizer(policy).await {
+        Ok(linearizer) => Ok(Some(*linearizer.read_log_id().log_id())),
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(Error::NoLeader),
+        Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Error::NoQuorum),
+        Err(RaftError::Fatal(_)) => Err(Error::Stopped),
+    }
+}
+
+async fn await_applied<E: Engine>(
     raft: &Raft<TypeConfig, Machine<E>>,
-    policy: ReadPolicy,
-) -> Result<Linearizer<TypeConfig>, Error> {
-    raft.get_read_linearizer(policy).await.map_err(|error| match error {
-        RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => Error::NoLeader,
-        RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => Error::NoQuorum,
-        RaftError::Fatal(_) => Error::Stopped,
-    })
+    index: Option<LogId>,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let Some(index) = index else { return Ok(()) };
+    if raft.metrics().borrow_watched().last_applied >= Some(index) {
+        return Ok(());
+    }
+    let wait = raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+    let applied = wait.metrics(|metrics| metrics.last_applied >= Some(index), "the read index to be applied").await;
+    applied.map(drop).map_err(|_| Error::Overloaded)
 }

@@ -109,7 +109,7 @@ pub(crate) fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, St
 
 fn snapshot_of<E: Engine>(reader: Reader<E::View>) -> io::Result<Snapshot<E>> {
     let (last_log_id, last_membership) = decode_applied(&reader.applied().map_err(fault)?)?;
-    Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: SnapshotData(reader) })
+    Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: SnapshotData::pinned(reader) })
 }
 
 /// openraft takes faults as I/O errors, and stops the node on any.
@@ -154,8 +154,7 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotData<E>) -> io::Result<()> {
-        let pieces = snapshot.0.export().map(|piece| piece.map_err(fault));
-        self.inner.install(pieces).map_err(io::Error::other)
+        self.inner.install(snapshot.pieces()?).map_err(io::Error::other)
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<E>>> {

@@ -36,6 +36,7 @@ fn options(checkpoints: CheckpointPolicy) -> Options {
         checkpoints,
         log_disk_full: Arc::new(|| false),
         quiet: Duration::ZERO,
+        spool: None,
     }
 }
 

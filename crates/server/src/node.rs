@@ -157,6 +157,7 @@ async fn start_values(options: &Options, data_dir: &DataDir) -> anyhow::Result<(
         checkpoints: options.checkpoints,
         log_disk_full: Arc::new(move || asked.disk_full()),
         quiet: Duration::ZERO,
+        spool: None,
     };
     let group = Group::start(group_options, log.clone(), Solitary, machine, options.env.clone())
         .await

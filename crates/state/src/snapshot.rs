@@ -101,3 +101,15 @@ pub(crate) fn install<E: Engine>(
     engine.replace(std::iter::once(Ok(first)).chain(import))?;
     Ok(applied)
 }
+
+/// Reads a whole snapshot of the keyspace, and checks all of it, without a thing being done.
+///
+/// # Errors
+/// As an installation's, but for the engine's.
+pub fn check(keyspace: Keyspace, pieces: impl Iterator<Item = std::io::Result<Vec<u8>>>) -> Result<(), Error> {
+    let (applied, mut import) = Import::open(pieces)?;
+    if applied.keyspace != keyspace {
+        return Err(invalid("it is the other store's"));
+    }
+    import.try_for_each(|row| row.map(drop))
+}

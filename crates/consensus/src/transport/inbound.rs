@@ -1,15 +1,24 @@
 //! The way in: what peers ask of this member.
+//!
+//! 1. A message that is not for this very member of this very group is refused unread.
+//! 2. What is Raft's goes to openraft; a vote first passes the [hold](crate::hold) of a member that has just started.
+//! 3. Commands that a follower was given, and its question up to where it must have applied, go to the group itself.
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use storage::Engine;
 
 use crate::{
     group::Group,
     transport::{
-        message::{self, Answer, Opening, Question},
+        message::{self, Answer, Append, Appended, Opening, Question},
         wire::{Frames, Refusal, Route},
     },
+    types::TypeConfig,
 };
 
 impl<E: Engine> Group<E> {
@@ -19,13 +28,15 @@ impl<E: Engine> Group<E> {
     /// When the message is not for this member, or of a version that it does not speak; nothing was done.
     pub async fn receive(&self, route: &Route, message: Bytes) -> Result<Bytes, Refusal> {
         self.check_route(route)?;
-        let question: Question = message::decode(&message)?;
-        let answer: Answer = match question {
-            Question::Vote(_)
-            | Question::PreVote(_)
-            | Question::Transfer(_)
-            | Question::Propose(_)
-            | Question::ReadIndex => Answer::Stopped,
+        let answer = match message::decode(&message)? {
+            Question::Vote(request) => self.vote(request).await?,
+            Question::PreVote(request) => self.pre_vote(request).await?,
+            Question::Append(append) => self.append(append).await,
+            Question::Transfer(request) => {
+                self.raft().handle_transfer_leader(request).await.map_or(Answer::Stopped, Answer::Transfer)
+            }
+            Question::Propose(forwarded) => self.propose_forwarded(forwarded).await,
+            Question::ReadIndex => self.answer_read_index().await,
         };
         Ok(message::encode(&answer))
     }
@@ -39,11 +50,78 @@ impl<E: Engine> Group<E> {
         route: &Route,
         mut frames: Frames,
     ) -> Result<BoxStream<'static, Bytes>, Refusal> {
-        use futures_util::StreamExt as _;
         self.check_route(route)?;
         let Some(Ok(first)) = frames.next().await else { return Err(Refusal("the stream has no opening".to_owned())) };
         match message::decode(&first)? {
-            Opening::Append | Opening::Snapshot(_) => Err(Refusal("this node has no peers".to_owned())),
+            Opening::Append => Ok(self.append_stream(frames)),
+            Opening::Snapshot(opening) => Ok(self.receive_snapshot(opening, frames)),
+        }
+    }
+
+    async fn vote(&self, request: VoteRequest<TypeConfig>) -> Result<Answer, Refusal> {
+        // A transfer's election is the leader's own doing: its lease ends before the transfer begins.
+        if !request.leadership_transfer {
+            self.hold().check()?;
+        }
+        Ok(self.raft().vote(request).await.map_or(Answer::Stopped, Answer::Vote))
+    }
+
+    async fn pre_vote(&self, request: VoteRequest<TypeConfig>) -> Result<Answer, Refusal> {
+        self.hold().check()?;
+        Ok(self.raft().pre_vote(request).await.map_or(Answer::Stopped, Answer::Vote))
+    }
+
+    async fn append(&self, append: Append) -> Answer {
+        let Append { request, quorum_age_ms } = append;
+        match self.raft().append_entries(request).await {
+            Ok(response) => {
+                if !matches!(response, message::AppendResponse::HigherVote(_)) {
+                    self.contact().heard(quorum_age_ms);
+                }
+                Answer::Appended(response)
+            }
+            Err(_) => Answer::Stopped,
+        }
+    }
+
+    /// Answers appends in their order. Many are under way at a time: openraft takes the next one while earlier ones are
+    /// on their way to the disk.
+    fn append_stream(&self, frames: Frames) -> BoxStream<'static, Bytes> {
+        let group = self.clone();
+        let requests = stream::unfold(frames, move |mut frames| {
+            let group = group.clone();
+            async move {
+                let request = group.next_append(&mut frames).await?;
+                Some((request, frames))
+            }
+        });
+        let results = self.raft().stream_append(requests.boxed());
+        results
+            .map(|result| {
+                message::encode(&match result {
+                    Ok(result) => Appended::from(result),
+                    Err(_) => Appended::Stopped,
+                })
+            })
+            .boxed()
+    }
+
+    /// The next append of a stream; none when the stream ends, breaks, or says what cannot be understood: the sender
+    /// then opens another.
+    async fn next_append(&self, frames: &mut Frames) -> Option<AppendEntriesRequest<TypeConfig>> {
+        let frame = frames.next().await?.ok()?;
+        match message::decode::<Append>(&frame) {
+            Ok(Append { request, quorum_age_ms }) => {
+                // An append of a deposed leader says nothing of the present one.
+                if self.knows_as_leader(&request.vote) {
+                    self.contact().heard(quorum_age_ms);
+                }
+                Some(request)
+            }
+            Err(refusal) => {
+                tracing::warn!(%refusal, "a stream of entries is given up");
+                None
+            }
         }
     }
 

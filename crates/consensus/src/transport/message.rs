@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use state::{command::Command, outcome::Outcome};
@@ -27,6 +28,8 @@ pub(crate) enum Question {
     Vote(VoteRequest<TypeConfig>),
     /// Would you grant this vote? Changes nothing.
     PreVote(VoteRequest<TypeConfig>),
+    /// Entries, or a heartbeat, outside of a stream.
+    Append(Append),
     /// Take over the leadership.
     Transfer(TransferLeaderRequest<TypeConfig>),
     /// Commands that a follower was given, for the leader to propose. Never passed on again.
@@ -49,8 +52,10 @@ pub(crate) struct Forwarded {
 pub(crate) enum Answer {
     /// To [`Question::Vote`] and [`Question::PreVote`].
     Vote(VoteResponse<TypeConfig>),
+    /// To [`Question::Append`].
+    Appended(AppendResponse),
     /// To [`Question::Transfer`]: taken, or why not.
-    Transfer(Result<(), String>),
+    Transfer(TransferLeaderResponse<TypeConfig>),
     /// To [`Question::Propose`]: one a command, in order.
     Proposed(Vec<Result<Outcome, Error>>),
     /// To [`Question::ReadIndex`]; none when nothing was ever committed.
@@ -64,7 +69,7 @@ pub(crate) enum Answer {
 pub(crate) enum Opening {
     /// [`Append`] frames follow, each answered by an [`Appended`].
     Append,
-    /// A snapshot follows: see `transport/snapshot.rs`.
+    /// [`SnapshotFrame`]s follow once the receiver has answered; it speaks in [`SnapshotAnswer`]s.
     Snapshot(SnapshotOpening),
 }
 
@@ -108,11 +113,29 @@ pub(crate) struct SnapshotOpening {
     pub(crate) vote: crate::types::Vote,
     /// What the snapshot covers.
     pub(crate) meta: crate::types::SnapshotMeta,
-    /// Names this transfer: a stream with the same number goes on where the last one broke.
-    pub(crate) transfer: u64,
 }
 
-// Kept here so that the sequential form of append can be answered too.
+/// A part of a snapshot.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum SnapshotFrame {
+    /// The bytes that come next.
+    Piece(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// That was all of it.
+    End,
+}
+
+/// What the receiver of a snapshot says.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum SnapshotAnswer {
+    /// So many bytes of it have arrived before: go on behind them.
+    Have(u64),
+    /// It is installed, or not wanted: what openraft says.
+    Done(SnapshotResponse<TypeConfig>),
+    /// It cannot be taken now, with the reason for a log.
+    Failed(String),
+}
+
+/// openraft's answer to an append outside of a stream.
 pub(crate) type AppendResponse = AppendEntriesResponse<TypeConfig>;
 
 /// A message as bytes.

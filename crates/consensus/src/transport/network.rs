@@ -1,25 +1,55 @@
 //! openraft's way out: its requests as messages over a [`Wire`].
+//!
+//! 1. openraft asks [`Network`] for a [`Link`] to a member: one for entries, one for heartbeats, one for snapshots, so
+//!    that none of them waits behind another.
+//! 2. Entries flow as one stream of frames for as long as the connection holds, each answered in order: many are under
+//!    way at a time. Heartbeats and votes are questions with one answer.
+//! 3. A stream whose frames stay unanswered for [`SILENCE_MAX`] is given up: the peer is paused, or its disk is.
 
-use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{
+    Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use openraft::{
-    AnyError, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
-    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
-    network::RPCOption,
-    raft::{AppendEntriesRequest, SnapshotResponse, VoteRequest, VoteResponse},
+    OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{Backoff, RPCOption, stream_append_sequential},
+    raft::{
+        AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
 };
 use storage::Engine;
 
 use crate::{
     snapshot::{Snapshot, SnapshotData},
     transport::{
-        message::{self, Answer, AppendResponse, Question},
-        wire::{GroupId, Route, Wire, WireError},
+        contact::Contact,
+        message::{self, Answer, Append, AppendResponse, Appended, Opening, Question},
+        outbound_snapshot,
+        wire::{Frames, GroupId, Route, Wire, WireError},
     },
     types::{MemberId, Peer, TypeConfig, Vote},
 };
+
+/// How long a frame of a stream may stay unanswered.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// The pause before a peer that was not there is tried again: short, so that one that comes back is found at once.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The least time that a question is given: openraft gives a heartbeat's answer as long as the heartbeat's interval.
+const ANSWER_WAIT_MIN: Duration = Duration::from_millis(20);
 
 type Call = dyn Fn(String, Route, Bytes, Duration) -> BoxFuture<'static, Result<Bytes, WireError>> + Send + Sync;
 
@@ -62,61 +92,218 @@ pub(crate) struct Network<W, E> {
     pub(crate) group: GroupId,
     pub(crate) member: MemberId,
     pub(crate) wire: W,
+    pub(crate) peers: Peers,
+    pub(crate) contact: Arc<Contact>,
     pub(crate) engine: PhantomData<fn() -> E>,
 }
 
-/// The way to one member.
-pub(crate) struct Link<E> {
-    engine: PhantomData<fn() -> E>,
-}
-
-fn unreachable() -> Unreachable<TypeConfig> {
-    Unreachable::new(&AnyError::error("this node has no peers"))
-}
-
-impl<W: Wire, E: Engine> RaftNetworkFactory<TypeConfig> for Network<W, E> {
-    type Network = Link<E>;
-
-    async fn new_client(&mut self, _: MemberId, _: &Peer) -> Link<E> {
-        Link { engine: PhantomData }
+impl<W: Wire, E: Engine> Network<W, E> {
+    fn link(&self, to: MemberId, peer: &Peer, is_for_heartbeats: bool) -> Link<W, E> {
+        Link {
+            route: Route { group: self.group, from: self.member, to },
+            peer: peer.clone(),
+            wire: self.wire.clone(),
+            peers: self.peers.clone(),
+            contact: self.contact.clone(),
+            is_for_heartbeats,
+            engine: PhantomData,
+        }
     }
 }
 
-impl<E: Engine> RaftNetworkV2<TypeConfig> for Link<E> {
+impl<W: Wire, E: Engine> RaftNetworkFactory<TypeConfig> for Network<W, E> {
+    type Network = Link<W, E>;
+
+    async fn new_client(&mut self, to: MemberId, peer: &Peer) -> Link<W, E> {
+        self.link(to, peer, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, to: MemberId, peer: &Peer) -> Link<W, E> {
+        self.link(to, peer, true)
+    }
+}
+
+/// The way to one member.
+pub(crate) struct Link<W, E> {
+    route: Route,
+    peer: Peer,
+    wire: W,
+    peers: Peers,
+    contact: Arc<Contact>,
+    is_for_heartbeats: bool,
+    engine: PhantomData<fn() -> E>,
+}
+
+impl<W: Wire, E: Engine> Link<W, E> {
+    async fn ask(&self, question: &Question, option: &RPCOption) -> Result<Answer, RPCError<TypeConfig>> {
+        let wait_max = option.soft_ttl().max(ANSWER_WAIT_MIN);
+        match self.peers.ask(self.route.to, &self.peer, question, wait_max).await {
+            Ok(Answer::Stopped) => Err(broken("the peer's group has stopped").into()),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(rpc_error(error)),
+        }
+    }
+
+    async fn pipeline<S>(&mut self, input: S) -> Result<AppendResults, RPCError<TypeConfig>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + 'static,
+    {
+        let sent = Arc::new(AtomicU64::new(0));
+        let (counted, contact) = (sent.clone(), self.contact.clone());
+        let appends = input.map(move |request| {
+            counted.fetch_add(1, Ordering::AcqRel);
+            message::encode(&Append { request, quorum_age_ms: contact.quorum_age_ms() })
+        });
+        let opening = stream::once(async { message::encode(&Opening::Append) });
+        let frames: BoxStream<'static, Bytes> = opening.chain(appends).boxed();
+        let answers = self.wire.stream(&self.peer.address, self.route.clone(), frames).await.map_err(rpc_error)?;
+        Ok(answers_of(answers, sent))
+    }
+}
+
+type AppendResults = BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
+/// The answers of a stream, decoded; it ends behind an error, and when a frame stays unanswered for too long.
+fn answers_of(answers: Frames, sent: Arc<AtomicU64>) -> AppendResults {
+    stream::unfold(Some((answers, 0)), move |state| {
+        let sent = sent.clone();
+        async move {
+            let (mut answers, received) = state?;
+            match next_answer(&mut answers, received, &sent).await? {
+                Ok(result) => Some((Ok(result), Some((answers, received + 1)))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }
+    })
+    .boxed()
+}
+
+async fn next_answer(
+    answers: &mut Frames,
+    received: u64,
+    sent: &AtomicU64,
+) -> Option<Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
+    loop {
+        let is_owed_one = sent.load(Ordering::Acquire) > received;
+        match tokio::time::timeout(SILENCE_MAX, answers.next()).await {
+            Ok(None) => return None,
+            Ok(Some(Ok(frame))) => return Some(decode_appended(&frame)),
+            Ok(Some(Err(error))) => return Some(Err(rpc_error(error))),
+            Err(_) if is_owed_one => return Some(Err(broken("the peer does not answer").into())),
+            Err(_) => {}
+        }
+    }
+}
+
+fn decode_appended(frame: &[u8]) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+    match message::decode(frame) {
+        Ok(Appended::Matching(log_id)) => Ok(Ok(log_id)),
+        Ok(Appended::Conflict(log_id)) => Ok(Err(StreamAppendError::Conflict(log_id))),
+        Ok(Appended::HigherVote(vote)) => Ok(Err(StreamAppendError::HigherVote(vote))),
+        Ok(Appended::Stopped) => Err(broken("the peer's group has stopped").into()),
+        Err(refusal) => Err(broken(refusal.0).into()),
+    }
+}
+
+impl<W: Wire, E: Engine> RaftNetworkV2<TypeConfig> for Link<W, E> {
     type SnapshotData = SnapshotData<E>;
 
     async fn append_entries(
         &mut self,
-        _: AppendEntriesRequest<TypeConfig>,
-        _: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<AppendResponse, RPCError<TypeConfig>> {
-        Err(unreachable().into())
+        let append = Append { request, quorum_age_ms: self.contact.quorum_age_ms() };
+        match self.ask(&Question::Append(append), &option).await? {
+            Answer::Appended(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        if self.is_for_heartbeats {
+            return stream_append_sequential(self, input, option);
+        }
+        let results = self.pipeline(input);
+        Box::pin(async move {
+            let results: BoxStream<'s, _> = results.await?;
+            Ok(results)
+        })
     }
 
     async fn vote(
         &mut self,
-        _: VoteRequest<TypeConfig>,
-        _: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(unreachable().into())
+        match self.ask(&Question::Vote(request), &option).await? {
+            Answer::Vote(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn pre_vote(
         &mut self,
-        _: VoteRequest<TypeConfig>,
-        _: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        // The default grants everything.
-        Err(unreachable().into())
+        match self.ask(&Question::PreVote(request), &option).await? {
+            Answer::Vote(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.ask(&Question::Transfer(request), &option).await? {
+            Answer::Transfer(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn full_snapshot(
         &mut self,
-        _: Vote,
-        _: Snapshot<E>,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: Snapshot<E>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(unreachable().into())
+        let sending = outbound_snapshot::send(&self.wire, &self.peer, &self.route, vote, snapshot);
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = sending => sent,
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY_PAUSE)))
+    }
+}
+
+fn broken(reason: impl ToString) -> NetworkError<TypeConfig> {
+    NetworkError::from_string(reason)
+}
+
+fn unexpected(_: &Answer) -> RPCError<TypeConfig> {
+    broken("the peer answered another question than it was asked").into()
+}
+
+pub(crate) fn rpc_error(error: WireError) -> RPCError<TypeConfig> {
+    match error {
+        WireError::Unreachable(_) | WireError::Refused(_) => Unreachable::from_string(error.to_string()).into(),
+        WireError::Broken(_) => broken(error.to_string()).into(),
     }
 }

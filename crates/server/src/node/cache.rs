@@ -100,6 +100,7 @@ async fn start_group(generation: u64, member: MemberId, env: &Arc<dyn Env>) -> a
         },
         log_disk_full: Arc::new(|| false),
         quiet: Duration::ZERO,
+        spool: None,
     };
     let group = Group::start(options, MemoryLog::default(), Solitary, machine, env.clone())
         .await

@@ -1,0 +1,87 @@
+//! What a member knows of its leader's hold on the group.
+//!
+//! A leader knows when a quorum last answered it. A follower is told so with each append: what the append says, aged
+//! since it arrived. By this the cache group's members tell a leader that works from one that is cut off but still heard
+//! (`ARCHITECTURE.md`, the volatile group, rule 6).
+
+use std::{
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use openraft::{
+    Instant as _, RaftMetrics, ServerState, async_runtime::watch::WatchReceiver as _,
+    type_config::alias::WatchReceiverOf,
+};
+use tokio::time::Instant;
+
+use crate::types::TypeConfig;
+
+type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
+
+/// The last word from the leader.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Instant,
+    /// How old, at `at`, the leader's last quorum was at least; none when it never had one.
+    quorum_age: Option<Duration>,
+}
+
+/// One member's view of its leader.
+#[derive(Default)]
+pub(crate) struct Contact {
+    /// Set once the group runs: the network, which needs it, is made before.
+    metrics: OnceLock<Metrics>,
+    heard: Mutex<Option<Heard>>,
+}
+
+impl Contact {
+    /// Takes the running group's metrics.
+    pub(crate) fn follow(&self, metrics: Metrics) {
+        // A group starts once.
+        let _ = self.metrics.set(metrics);
+    }
+
+    /// Notes an append that this member took from its leader.
+    pub(crate) fn heard(&self, quorum_age_ms: Option<u64>) {
+        let heard = Heard { at: Instant::now(), quorum_age: quorum_age_ms.map(Duration::from_millis) };
+        *self.lock() = Some(heard);
+    }
+
+    /// How long ago this member's state was known to be on its way to the leader's. None when it never was.
+    pub(crate) fn staleness(&self) -> Option<Duration> {
+        if self.leads() { Some(Duration::ZERO) } else { self.lock().map(|heard| heard.at.elapsed()) }
+    }
+
+    /// How long ago the leader last had a quorum, as far as this member knows. None when it never heard.
+    pub(crate) fn quorum_age(&self) -> Option<Duration> {
+        if self.leads() {
+            self.own_quorum_age()
+        } else {
+            let heard = (*self.lock())?;
+            heard.quorum_age.map(|age| age + heard.at.elapsed())
+        }
+    }
+
+    /// What an append says: for a leader alone.
+    pub(crate) fn quorum_age_ms(&self) -> Option<u64> {
+        self.own_quorum_age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn leads(&self) -> bool {
+        self.metrics.get().is_some_and(|metrics| metrics.borrow_watched().state == ServerState::Leader)
+    }
+
+    fn own_quorum_age(&self) -> Option<Duration> {
+        let metrics = self.metrics.get()?.borrow_watched();
+        let voters = metrics.membership_config.membership().voter_ids().collect::<std::collections::BTreeSet<_>>();
+        if voters.len() == 1 && voters.contains(&metrics.id) {
+            return Some(Duration::ZERO);
+        }
+        metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
