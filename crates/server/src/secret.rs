@@ -10,7 +10,7 @@ use base64::{
 use consensus::env::Env;
 use sha2::{Digest, Sha256};
 
-use crate::{env::random_bytes, node::data_dir::write_durably};
+use crate::{env::random_bytes, node::data_dir::write_durably, peer::head::Token};
 
 /// The variable that holds the instance secret.
 pub(crate) const VARIABLE: &str = "INSIDB_INSTANCE_SECRET";
@@ -70,6 +70,11 @@ impl InstanceSecret {
     pub(crate) fn root_key(&self) -> String {
         let hex: String = Sha256::digest(self.0.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         STANDARD.encode(hex)
+    }
+
+    /// What the cluster's nodes know one another by: of another label than the root key, so that neither tells the other.
+    pub(crate) fn peer_token(&self) -> Token {
+        Token::new(&Sha256::new().chain_update(b"insidb peer token v1\0").chain_update(self.0.as_bytes()).finalize())
     }
 }
 

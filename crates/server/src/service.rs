@@ -69,7 +69,7 @@ impl From<consensus::Error> for Error {
     fn from(error: consensus::Error) -> Self {
         match error {
             // A stopping node leads nothing any more.
-            consensus::Error::NoLeader | consensus::Error::Stopped => Self::NoLeader,
+            consensus::Error::NoLeader | consensus::Error::NotLeader(_) | consensus::Error::Stopped => Self::NoLeader,
             consensus::Error::NoQuorum => Self::NoQuorum,
             consensus::Error::Overloaded => Self::Overloaded,
             consensus::Error::DiskFull => Self::DiskFull,
