@@ -135,9 +135,12 @@ impl Service {
             Outcome::Refused(rejection) => {
                 Err(Error::Refused { rejection, keyspace: Keyspace::Values, revision: None })
             }
-            Outcome::Done(done @ (Done::Purged { .. } | Done::Registered { .. } | Done::GenerationBegun { .. })) => {
-                Err(unexpected(&done))
-            }
+            Outcome::Done(
+                done @ (Done::Purged { .. }
+                | Done::Registered { .. }
+                | Done::GenerationBegun { .. }
+                | Done::RegistryChanged),
+            ) => Err(unexpected(&done)),
             Outcome::Data(_) => Err(Error::Internal("an admin command was answered as a write".to_owned())),
         }
     }

@@ -59,6 +59,8 @@ pub enum Done {
         /// Its first voters, with their incarnations.
         voters: Vec<(NodeId, u64)>,
     },
+    /// The registry is changed: a node joined, came into the node set or left it, or a change of the set is settled.
+    RegistryChanged,
 }
 
 /// A deterministic refusal: the command was applied and changed nothing.
