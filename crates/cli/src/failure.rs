@@ -203,6 +203,7 @@ fn exit_of_code(code: Code) -> Exit {
         | Code::BodyTimeout
         | Code::Internal
         | Code::NoLeader
+        | Code::LeaderElsewhere
         | Code::NoQuorum
         | Code::Overloaded
         | Code::DiskFull
@@ -240,7 +241,7 @@ fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
             "is this the right listener? Commands on keys need --admin-url, all others --url"
         }
         Code::RateLimited | Code::AddressRateLimited => return Some(format!("try again in {wait_seconds} s")),
-        Code::NoLeader | Code::NoQuorum | Code::Overloaded => {
+        Code::NoLeader | Code::LeaderElsewhere | Code::NoQuorum | Code::Overloaded => {
             return Some(format!("nothing was done; try again in {wait_seconds} s"));
         }
         Code::DiskFull | Code::MemoryFull => "nothing was done; the service's operator has to make room",

@@ -87,7 +87,7 @@ impl Transport {
                 response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| url.join(to).ok());
             url = match next {
                 Some(next) if next.scheme() == url.scheme() || next.scheme() == "https" => next,
-                Some(_) | None => return Err(unexpected(&url, 307, "a redirect that cannot be followed")),
+                Some(_) | None => return self.read(call.effect, &url, response).await,
             };
         }
         Err(unexpected(&url, 307, "one redirect too many: its nodes do not agree on the leader"))
@@ -117,6 +117,13 @@ impl Transport {
         }
         if status.is_client_error() || status.is_server_error() {
             return Err(Refusal::read(status.as_u16(), response.headers(), &body).into_error(effect, &node));
+        }
+        if status == StatusCode::TEMPORARY_REDIRECT {
+            let refusal = Refusal::read(status.as_u16(), response.headers(), &body);
+            return Err(match refusal.code {
+                Some(_) => refusal.into_error(effect, &node),
+                None => unexpected(url, 307, "a redirect that cannot be followed"),
+            });
         }
         Err(unexpected(url, status.as_u16(), "which InsiDB never does"))
     }

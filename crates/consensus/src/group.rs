@@ -25,7 +25,7 @@ use crate::{
     forward::Forwarder,
     hold::Hold,
     read::Reads,
-    state_machine::{Machine, decode_applied},
+    state_machine::{Machine, Samples, decode_applied},
     submit::Submitter,
     transport::{
         contact::Contact,
@@ -99,6 +99,7 @@ pub struct Group<E: Engine> {
 struct Inner<E: Engine> {
     id: GroupId,
     contact: Arc<Contact>,
+    samples: Arc<Samples>,
     hold: Hold,
     quiet_until: Instant,
     arrivals: Arrivals,
@@ -141,6 +142,7 @@ impl<E: Engine> Group<E> {
         let engine = machine.engine().clone();
         let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full.clone()));
         let machine = Machine::new(machine, gate.clone());
+        let samples = machine.samples();
         let peers = Peers::new(options.group, options.member, wire.clone());
         let contact = Arc::<Contact>::default();
         let network = Network {
@@ -180,6 +182,7 @@ impl<E: Engine> Group<E> {
         Ok(Self {
             inner: Arc::new(Inner {
                 id,
+                samples,
                 contact,
                 hold,
                 quiet_until,
@@ -301,8 +304,7 @@ impl<E: Engine> Group<E> {
 
     /// The state's hash after the entry at `index`, if that is among the newest that this member has applied.
     pub fn hash_at(&self, index: u64) -> Option<StateHash> {
-        let applied = self.local().applied().ok()?;
-        (applied.position?.index == index).then_some(applied.state_hash)
+        self.inner.samples.at(index)
     }
 
     /// The state as far as this member has applied it.
@@ -341,14 +343,18 @@ impl<E: Engine> Group<E> {
 
     /// Returns when the group has stopped on a fault, with a sentence for people: the node must stop then.
     pub async fn fault(&self) -> String {
-        let mut checkpoint = self.inner.fault.clone();
+        let mut fault = self.inner.fault.clone();
+        let checkpoint = async {
+            let found = fault.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
+            match found {
+                Some(fault) => fault,
+                // Only an ordinary stop ends the checkpointer without a fault: that is the other arm's to report.
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             fault = self.raft_fault() => fault,
-            fault = checkpoint.wait_for(Option::is_some) => match fault {
-                Ok(fault) => fault.clone().unwrap_or_default(),
-                // Only an ordinary stop ends the checkpointer without a fault: that is the other arm's to report.
-                Err(_) => std::future::pending().await,
-            },
+            fault = checkpoint => fault,
         }
     }
 

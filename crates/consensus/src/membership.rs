@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use openraft::{ChangeMembers, async_runtime::watch::WatchReceiver as _};
+use openraft::{
+    ChangeMembers, Instant as _, RaftMetrics,
+    async_runtime::watch::WatchReceiver as _,
+    errors::{ClientWriteError, RaftError},
+};
 use storage::Engine;
 
 use crate::{
     Error,
     group::Group,
-    types::{MemberId, Peer},
+    types::{MemberId, Peer, TypeConfig},
 };
 
 /// A group's members, as far as this one has heard.
@@ -16,6 +20,8 @@ use crate::{
 pub struct Members {
     /// Every member, voters and learners, by id.
     pub members: Vec<Member>,
+    /// Who votes; in a transition, who will.
+    pub voters: BTreeSet<MemberId>,
     /// Whether the newest membership is committed, and is no transition between two sets of voters.
     pub is_settled: bool,
 }
@@ -53,12 +59,17 @@ impl<E: Engine> Group<E> {
                     .as_ref()
                     .and_then(|matched| matched.get(id)?.as_ref())
                     .map(|log_id| log_id.index()),
-                last_contact: None,
+                last_contact: metrics
+                    .heartbeat
+                    .as_ref()
+                    .and_then(|heard| heard.get(id)?.as_ref())
+                    .map(|heard| heard.elapsed()),
             })
             .collect();
+        let target = membership.get_joint_config().last().cloned().unwrap_or_default();
         let is_settled = membership.get_joint_config().len() == 1
             && metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
-        Members { members, is_settled }
+        Members { members, voters: target, is_settled }
     }
 
     /// Adds a learner, or gives a member another address. Returns once that is committed; the learner catches up behind.
@@ -86,14 +97,41 @@ impl<E: Engine> Group<E> {
     }
 
     async fn change(&self, change: ChangeMembers<MemberId, Peer>, retain: bool) -> Result<(), Error> {
-        self.raft().change_membership(change, retain).await.map(drop).map_err(|_| Error::OutcomeUnknown)
+        match self.raft().change_membership(change, retain).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Error::NoLeader),
+            // Another change is under way, or a member is not there: nothing was proposed.
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => Err(Error::Overloaded),
+            Err(_) => Err(Error::OutcomeUnknown),
+        }
     }
 
-    /// Hands the leadership to another voter.
+    /// Hands the leadership to another voter, and waits until it has taken it.
     ///
     /// # Errors
-    /// [`Error::NotLeader`] when this member does not lead.
-    pub async fn transfer(&self, to: MemberId) -> Result<(), Error> {
-        self.raft().trigger().transfer_leader(to).await.map_err(|_| Error::Stopped)
+    /// [`Error::NotLeader`] when this member does not lead; [`Error::NoQuorum`] when the other has not taken it in time.
+    pub async fn transfer(&self, to: MemberId, wait_max: Duration) -> Result<(), Error> {
+        let status = self.status();
+        if !status.is_leader {
+            return Err(Error::NotLeader(status.leader));
+        }
+        self.raft().trigger().transfer_leader(to).await.map_err(|_| Error::Stopped)?;
+        let taken = |metrics: &RaftMetrics<TypeConfig>| metrics.current_leader.is_some_and(|leader| leader == to);
+        let wait = self.raft().wait(Some(wait_max)).metrics(taken, "the leadership to be taken over").await;
+        wait.map(drop).map_err(|_| Error::NoQuorum)
+    }
+
+    /// Hands the leadership to the voter that has come furthest, if this member leads and there is one. For an orderly
+    /// stop: what fails here is what a crash would do.
+    pub async fn hand_over(&self, wait_max: Duration) {
+        let members = self.members();
+        let others = members.members.iter().filter(|member| member.is_voter && member.id != self.member());
+        let furthest = others.max_by_key(|member| member.matched_index);
+        if let Some(other) = furthest
+            && let Err(error) = self.transfer(other.id, wait_max).await
+            && !matches!(error, Error::NotLeader(_))
+        {
+            tracing::warn!(%error, "the leadership was not handed over");
+        }
     }
 }

@@ -96,7 +96,7 @@ impl Reads {
             Ok(_) | Err(_) => Err(Error::NoLeader),
         };
         *asking += 1;
-        self.round.answered.send_replace((*asking, index));
+        let _ = self.round.answered.send_replace((*asking, index));
         index
     }
 }

@@ -7,7 +7,11 @@
 //!
 //! The state crate keeps openraft's membership as opaque bytes; this file is where they are read and written.
 
-use std::{io, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::{Stream, TryStreamExt};
 use openraft::{
@@ -18,6 +22,7 @@ use state::{
     Fault,
     applied::Applied,
     apply::{Applying, Payload, StateMachine},
+    hash::StateHash,
     outcome::Outcome,
     query::Reader,
 };
@@ -37,24 +42,59 @@ const COMMANDS_PER_TRANSACTION_MAX: usize = 4_096;
 pub(crate) struct Machine<E: Engine> {
     inner: StateMachine<E>,
     gate: Arc<Gate>,
+    samples: Arc<Samples>,
+}
+
+/// The state's hash behind each of the newest entries, for comparing members at equal indexes.
+#[derive(Default)]
+pub(crate) struct Samples(Mutex<VecDeque<(u64, StateHash)>>);
+
+/// How many entries back a hash is remembered.
+const SAMPLES_MAX: usize = 4_096;
+
+impl Samples {
+    fn extend(&self, applied: impl Iterator<Item = (u64, StateHash)>) {
+        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.extend(applied);
+        let surplus = samples.len().saturating_sub(SAMPLES_MAX);
+        samples.drain(..surplus);
+    }
+
+    /// The hash behind the entry at `index`, if it is remembered.
+    pub(crate) fn at(&self, index: u64) -> Option<StateHash> {
+        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = samples.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        Some(samples[place].1)
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 impl<E: Engine> Machine<E> {
     pub(crate) fn new(inner: StateMachine<E>, gate: Arc<Gate>) -> Self {
-        Self { inner, gate }
+        Self { inner, gate, samples: Arc::default() }
+    }
+
+    pub(crate) fn samples(&self) -> Arc<Samples> {
+        self.samples.clone()
     }
 
     /// Applies `chunk` in one transaction, then answers its proposers.
     fn apply_chunk(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<(), Fault> {
         let mut transaction = self.inner.begin();
         let mut answers = Vec::with_capacity(chunk.len());
+        let mut applied = Vec::with_capacity(chunk.len());
         let mut bytes = 0;
         for (entry, responder) in chunk {
             bytes += entry_bytes(&entry) as u64;
             let outcomes = apply_entry(&mut transaction, &entry)?;
+            applied.push((entry.log_id.index, transaction.state_hash()));
             answers.extend(responder.map(|responder| (responder, Reply(outcomes))));
         }
         transaction.commit()?;
+        self.samples.extend(applied.into_iter());
         self.gate.applied(bytes, self.inner.engine().dirty_bytes());
         for (responder, reply) in answers {
             responder.send(reply);
@@ -154,6 +194,7 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotData<E>) -> io::Result<()> {
+        self.samples.clear();
         self.inner.install(snapshot.pieces()?).map_err(io::Error::other)
     }
 

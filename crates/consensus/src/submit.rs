@@ -166,12 +166,11 @@ impl<E: Engine> Group<E> {
         }
     }
 
-    /// Waits until something is new about the group, briefly.
-    pub(crate) async fn await_news(&self, until: Instant) {
-        let mut metrics = self.raft().metrics();
+    /// Waits until something may be new about the group, briefly, and no longer than until the moment `until`.
+    pub async fn await_news(&self, until: Instant) {
         let until = until.min(Instant::now() + NEWS_WAIT_MAX);
         // A group that has stopped has no more news; that is found out by asking it.
-        if let Ok(Err(_)) = timeout_at(until, metrics.changed()).await {
+        if let Ok(Err(_)) = timeout_at(until, self.raft().metrics().changed()).await {
             tokio::time::sleep_until(until).await;
         }
     }

@@ -14,7 +14,7 @@ pub(crate) mod file;
 mod setting;
 
 use setting::Setting;
-pub(crate) use setting::{LogFormat, Raw};
+pub(crate) use setting::{LogFormat, OnFollowerWrite, Raw};
 
 macro_rules! settings {
     ($($(#[doc = $doc:expr])* $name:ident: $type:ty = $default:expr;)*) => {
@@ -72,6 +72,28 @@ settings! {
     /// File that holds the instance secret, from which the root key is derived. The environment variable
     /// INSIDB_INSTANCE_SECRET wins over it.
     instance_secret_file: Option<PathBuf> = None;
+
+    /// Where the other nodes of the cluster are taken. Empty: a single node, which takes none.
+    peer_address: Option<SocketAddr> = None;
+    /// What the other nodes call that address, as host:port. Empty: peer_address itself.
+    peer_advertise: String = String::new();
+    /// Peer addresses of the cluster that this node belongs to or joins, as in ["node1:8082", "node2:8082"]. With an
+    /// empty list a node without a data directory founds a cluster of its own; otherwise it never does.
+    join: Vec<String> = Vec::new();
+    /// PEM files of this node's certificate and key among the nodes, and of the authority that signed all of theirs. All
+    /// empty: plain connections, for a network that is yours alone.
+    peer_tls_certificate: Option<PathBuf> = None;
+    /// See peer_tls_certificate.
+    peer_tls_key: Option<PathBuf> = None;
+    /// See peer_tls_certificate.
+    peer_tls_ca: Option<PathBuf> = None;
+    /// What a node that does not lead does with a write: forward passes it on, redirect answers 307 with the leader's URL.
+    on_follower_write: OnFollowerWrite = OnFollowerWrite::Forward;
+    /// Where clients reach this node, as in "https://node1.example.com:8080": what the others redirect to. Empty: made
+    /// from public_address.
+    public_url: String = String::new();
+    /// How long the cache may be without a leader that has a majority before it is given up and begins anew, empty.
+    cache_reset_after_ms: u64 = 3_000;
 
     /// Most bytes of a key, and of a value: up to 16777216. The same on every node.
     max_value_size: usize = bounds::VALUE_BYTES_MAX_DEFAULT;
@@ -253,6 +275,15 @@ impl Config {
             if certificate.is_some() != key.is_some() {
                 return Err((name, "the certificate and its key go together: give both or none".to_owned()));
             }
+        }
+        self.check_range("cache_reset_after_ms", self.cache_reset_after_ms, 1_000, 600_000)?;
+        if self.peer_address.is_none() && !self.join.is_empty() {
+            return Err(("join", "a node that joins others needs a `peer_address` of its own".to_owned()));
+        }
+        let peer_tls = [&self.peer_tls_certificate, &self.peer_tls_key, &self.peer_tls_ca];
+        if peer_tls.iter().any(|path| path.is_some()) && !peer_tls.iter().all(|path| path.is_some()) {
+            let fault = "certificate, key and authority of the peers go together: give all three or none";
+            return Err(("peer_tls_certificate", fault.to_owned()));
         }
         if self.public_address == self.private_address && self.public_address.port() != 0 {
             return Err(("private_address", "it must differ from `public_address`".to_owned()));

@@ -1,33 +1,75 @@
 //! One node: its data directory, its two Raft groups, and the tasks beside them.
 //!
-//! Start: lock the directory, open the engine at its last checkpoint, open the log and re-apply what lies behind,
-//! become the leader of the `values` group, register with it and begin a new generation of the cache. Stop is the
-//! same backwards, with a last checkpoint, so that the next start has nothing to re-apply.
+//! Start: lock the directory, open the engine at its last checkpoint, open the log and re-apply what lies behind, listen
+//! to the peers, found the cluster or wait to be taken in. Then the tasks keep the lease (`renewal`), the members
+//! (`membership`) and the cache group (`cache/driver`), and the node serves when all three let it. Stop is the same
+//! backwards, with a last checkpoint, so that the next start has nothing to re-apply.
 
 pub(crate) mod cache;
 mod cleanup;
 pub(crate) mod data_dir;
+pub(crate) mod desk;
+pub(crate) mod lease;
+mod membership;
+mod renewal;
 mod timing;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use consensus::{
     CheckpointPolicy, Group,
     env::Env,
     log::disk::{CACHE_BYTES_DEFAULT, DiskLog, Identity as LogIdentity, Observer, Setup},
-    transport::wire::{GroupId, Solitary},
+    transport::wire::GroupId,
     types::{MemberId, Peer},
 };
 use state::{apply::StateMachine, ids::Keyspace};
 use storage::{disk::DiskEngine, fs::Disk};
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
+use uuid::Uuid;
 
 use self::{
-    cache::Cache,
+    cache::{
+        Cache,
+        driver::{Driver, Words},
+        suspicion::Doubt,
+    },
     data_dir::{DataDir, Identity},
+    desk::{Desk, Parts},
+    lease::Holder,
+    renewal::Keeper,
 };
+use crate::peer::{
+    self, PeerOptions, PeerTls, Peers, ServeOptions,
+    head::Token,
+    message::{Ask, Newcomer, Told},
+};
+
+/// How a node is reached by the others.
+pub(crate) struct PeerSide {
+    /// The listener; none on a single node.
+    pub(crate) listener: Option<TcpListener>,
+    /// What the others call it, as `host:port`; empty on a single node.
+    pub(crate) address: String,
+    /// Peer addresses of the cluster.
+    pub(crate) join: Vec<String>,
+    /// The cluster's token.
+    pub(crate) token: Token,
+    /// Mutual TLS, when configured.
+    pub(crate) tls: Option<PeerTls>,
+}
 
 /// What a node is started with.
 pub(crate) struct Options {
@@ -47,44 +89,189 @@ pub(crate) struct Options {
     pub(crate) env: Arc<dyn Env>,
     /// The runtime that is Raft's alone.
     pub(crate) raft: Handle,
+    /// How the others reach the node.
+    pub(crate) peer: PeerSide,
+    /// The base of the URLs at which clients reach it.
+    pub(crate) public_url: String,
+    /// How long the cache may be without a majority before it is given up.
+    pub(crate) cache_reset_after: Duration,
 }
 
 /// A running node.
 pub(crate) struct Node {
     values: Group<DiskEngine>,
     cache: Arc<ArcSwapOption<Cache>>,
+    desk: Arc<Desk>,
+    holder: Arc<Holder>,
+    leader_url: Arc<ArcSwap<String>>,
     log: DiskLog,
-    cleanup: AbortHandle,
+    tasks: Vec<AbortHandle>,
+    driver: AbortHandle,
+    stop_peers: watch::Sender<bool>,
+    fault: watch::Receiver<Option<String>>,
     raft: Handle,
     /// Held for as long as the node runs: it is the lock.
     _data_dir: DataDir,
 }
 
 impl Node {
-    /// Starts the node; returns when it can serve linearizable reads and writes of both stores.
+    /// Starts the node; returns when it can serve linearizable reads and writes of both stores, however long the rest of
+    /// the cluster takes.
     pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
         let raft = options.raft.clone();
         // All of it runs on Raft's own runtime: what the groups spawn stays there.
         raft.spawn(Self::start_on_raft_runtime(options)).await.context("the node's start was cut off")?
     }
 
-    async fn start_on_raft_runtime(options: Options) -> anyhow::Result<Self> {
+    async fn start_on_raft_runtime(mut options: Options) -> anyhow::Result<Self> {
         let data_dir = DataDir::open(&options.data_dir)?;
         let identity = data_dir.identity();
-        let (values, log) = start_values(&options, &data_dir).await?;
-        found_once(&values, &data_dir).await?;
-        values.await_serving(timing::START_WAIT_MAX).await.context("the values group does not elect itself")?;
-        let running = cache::begin_generation(&values, identity.node_id, &options.env).await?;
+        let cluster_id = Arc::new(OnceLock::from(identity.cluster_id));
+        let peers = Peers::new(PeerOptions {
+            node: identity.node_id,
+            cluster_id: cluster_id.clone(),
+            token: options.peer.token.clone(),
+            tls: options.peer.tls.clone(),
+        });
+        let (values, log) = start_values(&options, &data_dir, peers.clone()).await?;
+        let cache = Arc::<ArcSwapOption<Cache>>::default();
+        let desk = Arc::new(Desk::new(Parts {
+            cluster_id: cluster_id.clone(),
+            address: options.peer.address.clone(),
+            public_url: options.public_url.clone(),
+            env: options.env.clone(),
+            values: values.clone(),
+            cache: cache.clone(),
+            peers: peers.clone(),
+        }));
+        let (fault_sender, fault) = watch::channel(None);
+        let (stop_peers, stopping) = watch::channel(false);
+        let mut node = Self {
+            values,
+            cache,
+            desk,
+            holder: Arc::default(),
+            leader_url: Arc::default(),
+            log,
+            tasks: Vec::new(),
+            driver: tokio::spawn(async {}).abort_handle(),
+            stop_peers,
+            fault,
+            raft: options.raft.clone(),
+            _data_dir: data_dir,
+        };
+        if let Some(listener) = options.peer.listener.take() {
+            node.serve_peers(listener, &options.peer, cluster_id, stopping, fault_sender.clone());
+        }
+        node.found_or_join(&options).await?;
+        node.spawn_tasks(&options, peers, fault_sender);
+        node.await_serving().await?;
         tracing::info!(
             cluster = %identity.cluster_id,
             node = %identity.node_id,
-            applied_index = values.status().applied_index,
-            cache_generation = running.generation,
+            applied_index = node.values.status().applied_index,
+            cache_generation = node.cache.load().as_ref().map(|cache| cache.generation),
             "node serves"
         );
-        let cache = Arc::new(ArcSwapOption::from_pointee(running));
-        let cleanup = tokio::spawn(cleanup::run(values.clone(), cache.clone())).abort_handle();
-        Ok(Self { values, cache, log, cleanup, raft: options.raft, _data_dir: data_dir })
+        Ok(node)
+    }
+
+    fn serve_peers(
+        &mut self,
+        listener: TcpListener,
+        side: &PeerSide,
+        cluster_id: Arc<OnceLock<Uuid>>,
+        stopping: watch::Receiver<bool>,
+        fault: watch::Sender<Option<String>>,
+    ) {
+        let options = ServeOptions { token: side.token.clone(), cluster_id, tls: side.tls.clone() };
+        let desk = self.desk.clone();
+        let serving = tokio::spawn(async move {
+            if let Err(error) = peer::serve(listener, options, desk, stopping).await {
+                fault.send_replace(Some(format!("{error:#}")));
+            }
+        });
+        self.tasks.push(serving.abort_handle());
+    }
+
+    /// Founds the cluster when the directory's one-time marker allows it; a directory without marker and log waits to be
+    /// taken in, where there is somebody to ask; one that has nobody to ask has lost its log.
+    async fn found_or_join(&self, options: &Options) -> anyhow::Result<()> {
+        let own = Peer { address: self.desk.address().to_owned() };
+        let is_founded = self.values.is_founded().await?;
+        let may_found = self._data_dir.may_found();
+        if !is_founded && may_found {
+            self.values.found([(self.values.member(), own)].into()).await?;
+        } else if !is_founded && options.peer.join.is_empty() {
+            bail!(
+                "the data directory has an identity, but its log is empty: it was lost. This node cannot come back as \
+                 itself; restore the directory from a backup, or start with a new one"
+            );
+        }
+        if may_found {
+            self._data_dir.consume_marker()?;
+        }
+        Ok(())
+    }
+
+    fn spawn_tasks(&mut self, options: &Options, peers: Peers, fault: watch::Sender<Option<String>>) {
+        let words = Arc::<Words>::default();
+        let keeper = Keeper {
+            desk: self.desk.clone(),
+            holder: self.holder.clone(),
+            values: self.values.clone(),
+            cache: self.cache.clone(),
+            words: words.clone(),
+            env: options.env.clone(),
+            leader_url: self.leader_url.clone(),
+            fault: fault.clone(),
+        };
+        let driver = Driver {
+            values: self.values.clone(),
+            cache: self.cache.clone(),
+            wire: peers,
+            env: options.env.clone(),
+            words,
+            reset_after: options.cache_reset_after,
+            fault,
+            incarnation: None,
+            doubt: Doubt::default(),
+        };
+        self.driver = tokio::spawn(driver.run()).abort_handle();
+        let tasks = [
+            tokio::spawn(keeper.run()),
+            tokio::spawn(membership::run(self.values.clone())),
+            tokio::spawn(cleanup::run(self.values.clone(), self.cache.clone())),
+            tokio::spawn(join(self.desk.clone(), self.values.clone(), options.peer.join.clone())),
+        ];
+        self.tasks.extend(tasks.iter().map(|task| task.abort_handle()));
+    }
+
+    /// Returns when both groups serve; says now and then what is missing.
+    async fn await_serving(&self) -> anyhow::Result<()> {
+        let mut patience = Instant::now() + timing::PATIENCE;
+        loop {
+            let soon = Instant::now() + timing::STEP_WAIT_MAX;
+            let values = self.values.read(soon).await.map(drop);
+            let cache = self.cache.load_full();
+            let missing = match (values, cache) {
+                (Err(consensus::Error::Stopped), _) => {
+                    bail!("the values group has stopped: {}", self.values.fault().await)
+                }
+                (Err(error), _) => format!("the values group does not serve: {error}"),
+                (Ok(()), None) => "this node has no member of the cache group yet".to_owned(),
+                (Ok(()), Some(cache)) => match cache.group.read(soon).await {
+                    Ok(_) if self.holder.is_valid(self.desk.now()) => return Ok(()),
+                    Ok(_) => "the leader has not granted this node its lease yet".to_owned(),
+                    Err(error) => format!("the cache group does not serve: {error}"),
+                },
+            };
+            if Instant::now() >= patience {
+                patience = Instant::now() + timing::PATIENCE;
+                tracing::warn!(missing, "the node waits before it serves");
+            }
+            sleep(timing::WATCH).await;
+        }
     }
 
     /// The durable group.
@@ -97,19 +284,49 @@ impl Node {
         self.cache.clone()
     }
 
+    /// What the node asks of the cluster's leader.
+    pub(crate) fn desk(&self) -> Arc<Desk> {
+        self.desk.clone()
+    }
+
+    /// The node's lease.
+    pub(crate) fn holder(&self) -> Arc<Holder> {
+        self.holder.clone()
+    }
+
+    /// Where clients reach the leader, as it says itself.
+    pub(crate) fn leader_url(&self) -> Arc<ArcSwap<String>> {
+        self.leader_url.clone()
+    }
+
     /// Returns when a fault has stopped the node, with what and where: the process must end then.
     pub(crate) async fn fault(&self) -> String {
-        let cache = self.cache.load_full();
-        let cache_fault = async {
-            match cache {
-                Some(cache) => cache.group.fault().await,
+        let mut fault = self.fault.clone();
+        let of_a_task = async {
+            let found = fault.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
+            match found {
+                Some(fault) => fault,
+                // The tasks have ended, which only a stop does.
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             fault = self.values.fault() => format!("values: {fault}"),
-            fault = cache_fault => format!("cache: {fault}"),
+            fault = of_a_task => fault,
         }
+    }
+
+    /// Hands over what the node leads, so that its end costs nobody anything.
+    pub(crate) async fn hand_over(&self) {
+        // From here on it takes no part in the cache group's changes either.
+        self.driver.abort();
+        let cache = self.cache.load_full();
+        let cache = async {
+            if let Some(cache) = cache {
+                cache.group.hand_over(timing::HAND_OVER_WAIT_MAX).await;
+            }
+        };
+        tokio::join!(self.values.hand_over(timing::HAND_OVER_WAIT_MAX), cache);
     }
 
     /// Stops the node: ends its tasks, makes a last checkpoint, closes the log.
@@ -119,7 +336,11 @@ impl Node {
     }
 
     async fn shutdown_on_raft_runtime(self) -> anyhow::Result<()> {
-        self.cleanup.abort();
+        self.driver.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.stop_peers.send_replace(true);
         if let Some(cache) = self.cache.swap(None) {
             cache.group.shutdown().await;
         }
@@ -134,7 +355,75 @@ impl Node {
     }
 }
 
-async fn start_values(options: &Options, data_dir: &DataDir) -> anyhow::Result<(Group<DiskEngine>, DiskLog)> {
+/// Asks to be taken in until the node is a member at its present address.
+async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<String>) {
+    let own = Newcomer { node: values.member().node, address: desk.address().to_owned() };
+    let mut patience = Instant::now();
+    while !values
+        .members()
+        .members
+        .iter()
+        .any(|member| member.id == values.member() && member.peer.address == own.address)
+    {
+        let mut said = "no peer answers".to_owned();
+        for address in peers.iter().filter(|address| **address != own.address) {
+            match ask_to_join(&desk, address, &own).await {
+                Ok(()) => break,
+                Err(reason) => said = reason,
+            }
+        }
+        if Instant::now() >= patience {
+            patience = Instant::now() + timing::PATIENCE;
+            tracing::info!(reason = said, "the node asks to be taken into the cluster");
+        }
+        sleep(timing::JOIN_PAUSE).await;
+    }
+}
+
+async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Result<(), String> {
+    let ask = Ask::Join(own.clone());
+    let mut at = address.to_owned();
+    // The first one may name the leader.
+    for _ in 0..2 {
+        match desk.peers().ask(&at, &ask, timing::STEP_WAIT_MAX).await {
+            Ok(Told::Done) => return Ok(()),
+            Ok(Told::NotLeader(Some(leader))) => at = leader.address,
+            Ok(Told::NotLeader(None)) => return Err(format!("{at} knows no leader")),
+            Ok(Told::Refused(reason)) => return Err(format!("{at} refuses: {reason}")),
+            Ok(_) => return Err(format!("{at} does not know whether it is done")),
+            Err(error) => return Err(format!("{at}: {error}")),
+        }
+    }
+    Err("the leader has changed meanwhile".to_owned())
+}
+
+/// The cluster that answers at one of these addresses; asked again and again until one does.
+pub(crate) async fn find_cluster(peers: &Peers, join: &[String]) -> Uuid {
+    let mut patience = Instant::now();
+    loop {
+        for address in join {
+            if let Ok(Told::Identity(identity)) = peers.ask(address, &Ask::Identify, timing::STEP_WAIT_MAX).await
+                && let Some(cluster_id) = identity.cluster_id
+            {
+                return cluster_id;
+            }
+        }
+        if Instant::now() >= patience {
+            patience = Instant::now() + timing::PATIENCE;
+            tracing::info!(
+                ?join,
+                "no node of a cluster answers yet; this one waits, since with `join` set it founds none"
+            );
+        }
+        sleep(timing::JOIN_PAUSE).await;
+    }
+}
+
+async fn start_values(
+    options: &Options,
+    data_dir: &DataDir,
+    peers: Peers,
+) -> anyhow::Result<(Group<DiskEngine>, DiskLog)> {
     let identity = data_dir.identity();
     let page_cache = storage::disk::Options { cache_bytes: options.page_cache_bytes };
     let engine = DiskEngine::open(options.disk.clone(), &data_dir.store(), page_cache)?;
@@ -157,9 +446,9 @@ async fn start_values(options: &Options, data_dir: &DataDir) -> anyhow::Result<(
         checkpoints: options.checkpoints,
         log_disk_full: Arc::new(move || asked.disk_full()),
         quiet: Duration::ZERO,
-        spool: None,
+        spool: Some(data_dir.spool()),
     };
-    let group = Group::start(group_options, log.clone(), Solitary, machine, options.env.clone())
+    let group = Group::start(group_options, log.clone(), peers, machine, options.env.clone())
         .await
         .map_err(anyhow::Error::msg)?;
     Ok((group, log))
@@ -169,23 +458,4 @@ async fn start_values(options: &Options, data_dir: &DataDir) -> anyhow::Result<(
 fn log_identity(identity: Identity) -> LogIdentity {
     let bytes = [identity.cluster_id.as_bytes().as_slice(), &identity.node_id.0.to_le_bytes()].concat();
     LogIdentity::new(bytes).expect("24 bytes are not too many")
-}
-
-/// Founds the cluster when the directory's one-time marker allows it; refuses a directory that has neither the
-/// marker nor a log.
-async fn found_once(values: &Group<DiskEngine>, data_dir: &DataDir) -> anyhow::Result<()> {
-    let founded = values.is_founded().await?;
-    if !founded && !data_dir.may_found() {
-        bail!(
-            "the data directory has an identity, but its log is empty: it was lost. This node cannot come back as \
-             itself; restore the directory from a backup, or start with a new one"
-        );
-    }
-    if !founded {
-        values.found([(values.member(), Peer::default())].into()).await?;
-    }
-    if data_dir.may_found() {
-        data_dir.consume_marker()?;
-    }
-    Ok(())
 }

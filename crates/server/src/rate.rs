@@ -6,20 +6,10 @@
 //! there as long as the moment lies no further ahead than a whole bucket takes. So the word needs no timer, and a
 //! changed limit is in force with the next request.
 
-use serde::{Deserialize, Serialize};
-
 use std::{
     num::NonZeroU64,
     sync::atomic::{AtomicU64, Ordering},
 };
-
-/// The demand on each scope's rate at one node, on its way to the leader.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Demand {}
-
-/// One node's part of each scope's rate, on its way from the leader.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Shares {}
 
 const SECOND_NS: u64 = 1_000_000_000;
 

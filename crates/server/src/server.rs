@@ -19,7 +19,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use consensus::env::{Env, System};
+use consensus::{
+    OnFollower,
+    env::{Env, System},
+};
 use serde::Serialize;
 use state::ids::NodeId;
 use storage::fs::OsDisk;
@@ -32,7 +35,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, OnFollowerWrite},
     env::random_bytes,
     http::{
         App, Bounds,
@@ -42,8 +45,13 @@ use crate::{
         router::{Listener, router},
     },
     listen::{self, Times, tls},
-    node::{self, Node, data_dir::DataDir},
-    service::Service,
+    node::{
+        self, Node, PeerSide,
+        data_dir::{DataDir, Role},
+    },
+    peer::{PeerOptions, PeerTls, Peers, head::Token},
+    secret::InstanceSecret,
+    service::{ClusterSide, Service},
     telemetry::{self, Metrics},
 };
 
@@ -58,8 +66,8 @@ const SWEEP_TICKS: u64 = 60;
 pub(crate) struct Start {
     /// Its settings, checked.
     pub(crate) config: Config,
-    /// The root key.
-    pub(crate) root_key: String,
+    /// What the root key and the nodes' token follow from.
+    pub(crate) secret: InstanceSecret,
     /// What to print on standard output when the node is ready.
     pub(crate) announce: Option<Announce>,
 }
@@ -74,12 +82,38 @@ pub(crate) struct Addresses {
     pub(crate) public: SocketAddr,
     /// The private listener's.
     pub(crate) private: SocketAddr,
+    /// The peers' listener's, as the other nodes call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer: Option<String>,
 }
 
 /// Makes the data directory of the first node of a new cluster.
 pub(crate) fn create_data_dir(path: &Path, env: &dyn Env) -> anyhow::Result<()> {
     let cluster_id = uuid::Builder::from_random_bytes(random_bytes(env)).into_uuid();
-    DataDir::create(path, cluster_id, NodeId(env.random_u64()))
+    DataDir::create(path, cluster_id, NodeId(env.random_u64()), Role::Founder)
+}
+
+/// Makes the data directory of a node that joins a cluster: asks the others which, for as long as it takes.
+async fn create_joining_data_dir(
+    config: &Config,
+    own_address: &str,
+    token: &Token,
+    env: &dyn Env,
+) -> anyhow::Result<()> {
+    let node = NodeId(env.random_u64());
+    let peers =
+        Peers::new(PeerOptions { node, cluster_id: Arc::default(), token: token.clone(), tls: peer_tls(config)? });
+    // Behind its own address nobody answers yet.
+    let others: Vec<String> = config.join.iter().filter(|address| *address != own_address).cloned().collect();
+    let cluster_id = node::find_cluster(&peers, &others).await;
+    DataDir::create(&config.data_dir, cluster_id, node, Role::Joiner)
+}
+
+fn peer_tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
+    match (&config.peer_tls_certificate, &config.peer_tls_key, &config.peer_tls_ca) {
+        (Some(certificate), Some(key), Some(ca)) => PeerTls::read(certificate, key, ca).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Runs a server until a signal ends it.
@@ -108,7 +142,7 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
 }
 
 async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
-    let Start { config, root_key, announce } = start;
+    let Start { config, secret, announce } = start;
     let mut signals = Signals::new()?;
     let public = bind("public_address", config.public_address).await?;
     let private = bind("private_address", config.private_address).await?;
@@ -119,13 +153,38 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
         config.private_tls_certificate.as_deref(),
         config.private_tls_key.as_deref(),
     )?);
-    let addresses = Addresses { public: public.local_addr()?, private: private.local_addr()? };
-
+    let peer = match config.peer_address {
+        Some(address) => Some(bind("peer_address", address).await?),
+        None => None,
+    };
+    let advertised = match &peer {
+        Some(_) if !config.peer_advertise.is_empty() => Some(config.peer_advertise.clone()),
+        Some(listener) => Some(listener.local_addr()?.to_string()),
+        None => None,
+    };
+    let addresses =
+        Addresses { public: public.local_addr()?, private: private.local_addr()?, peer: advertised.clone() };
+    let token = secret.peer_token();
+    let own_address = advertised.clone().unwrap_or_default();
+    let side = PeerSide {
+        listener: peer,
+        address: advertised.unwrap_or_default(),
+        join: config.join.clone(),
+        token: token.clone(),
+        tls: peer_tls(&config)?,
+    };
+    let options = node_options(&config, env.clone(), &metrics, raft, side, public_url(&config, addresses.public));
+    let starting = async {
+        if !DataDir::exists(&config.data_dir) {
+            create_joining_data_dir(&config, &own_address, &token, &*env).await?;
+        }
+        Node::start(options).await
+    };
     let node = tokio::select! {
-        node = Node::start(node_options(&config, env.clone(), &metrics, raft)) => node?,
+        node = starting => node?,
         () = signals.next() => return Ok(()),
     };
-    let app = Arc::new(app(&config, &node, &root_key, env, metrics));
+    let app = Arc::new(app(&config, &node, &secret.root_key(), env.clone(), metrics));
 
     let (stop, stopping) = watch::channel(false);
     let public = tokio::spawn(listen::serve(public, router(&app, Listener::Public), public_options, stopping.clone()));
@@ -152,6 +211,7 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
         bail!("the node has stopped on a fault: {fault}");
     }
     tracing::info!("stopping");
+    node.hand_over().await;
     stop.send_replace(true);
     drop(tokio::join!(public, private));
     housekeeping.abort();
@@ -216,8 +276,17 @@ fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env>, metrics:
         stall_max: Duration::from_millis(config.body_stall_timeout_ms),
         time_max: Duration::from_millis(config.body_timeout_ms),
     };
+    let cluster = ClusterSide {
+        holder: node.holder(),
+        desk: node.desk(),
+        leader_url: node.leader_url(),
+        on_follower: match config.on_follower_write {
+            OnFollowerWrite::Forward => OnFollower::Forward,
+            OnFollowerWrite::Redirect => OnFollower::Refuse,
+        },
+    };
     App {
-        service: Service::new(node.values().clone(), node.cache(), config.cache_bytes_max),
+        service: Service::new(node.values().clone(), node.cache(), config.cache_bytes_max, cluster),
         callers: Callers::new(env.clone(), root_key),
         addresses: AddressRules::new(config.permitted_ips.clone(), config.trusted_proxies.clone(), rates),
         metrics,
@@ -257,7 +326,23 @@ fn log_segment_bytes(config: &Config) -> u64 {
     config.log_segment_bytes.max(4 * entry_bytes_max).next_multiple_of(PAGE_BYTES)
 }
 
-fn node_options(config: &Config, env: Arc<dyn Env>, metrics: &Metrics, raft: Handle) -> node::Options {
+/// The base of the URLs at which clients reach the node.
+fn public_url(config: &Config, public: SocketAddr) -> String {
+    if !config.public_url.is_empty() {
+        return config.public_url.clone();
+    }
+    let scheme = if config.public_tls_certificate.is_some() { "https" } else { "http" };
+    format!("{scheme}://{public}")
+}
+
+fn node_options(
+    config: &Config,
+    env: Arc<dyn Env>,
+    metrics: &Metrics,
+    raft: Handle,
+    peer: PeerSide,
+    public_url: String,
+) -> node::Options {
     node::Options {
         data_dir: config.data_dir.clone(),
         log_segment_bytes: log_segment_bytes(config),
@@ -271,5 +356,8 @@ fn node_options(config: &Config, env: Arc<dyn Env>, metrics: &Metrics, raft: Han
         env,
         log_observer: metrics.log_observer(),
         raft,
+        peer,
+        public_url,
+        cache_reset_after: Duration::from_millis(config.cache_reset_after_ms),
     }
 }

@@ -10,8 +10,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use arc_swap::ArcSwapOption;
-use consensus::Group;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use consensus::{Group, OnFollower};
 use state::{
     command::{Admin, Command, Data, Write},
     ids::Keyspace,
@@ -23,7 +23,10 @@ use state::{
 use storage::disk::DiskEngine;
 use tokio::time::Instant;
 
-use crate::node::cache::Cache;
+use crate::{
+    node::{cache::Cache, desk::Desk, lease::Holder},
+    peer::message::{Ask, Told},
+};
 
 mod read;
 
@@ -49,8 +52,10 @@ pub(crate) enum Error {
     ScopeGone,
     /// bump: the increment is not an integer.
     NotAnInteger,
-    /// Nothing was done: no leader is known.
+    /// Nothing was done: the node has no lease, or no leader is known.
     NoLeader,
+    /// Nothing was done: the leader takes the write, at this base URL.
+    Redirect(String),
     /// Nothing was done: the leader cannot reach a majority.
     NoQuorum,
     /// Nothing was done: too much is in hand.
@@ -93,20 +98,55 @@ pub(crate) struct Written {
     pub(crate) sum: Option<i64>,
 }
 
+/// What the service needs of the cluster.
+pub(crate) struct ClusterSide {
+    /// The node's lease.
+    pub(crate) holder: Arc<Holder>,
+    /// The way to the leader.
+    pub(crate) desk: Arc<Desk>,
+    /// Where clients reach the leader; empty while that is not known.
+    pub(crate) leader_url: Arc<ArcSwap<String>>,
+    /// What becomes of a tenant's write on a node that does not lead.
+    pub(crate) on_follower: OnFollower,
+}
+
 /// Both groups, and the product's verbs over them.
 pub(crate) struct Service {
     values: Group<DiskEngine>,
     /// Empty while no generation runs; the node swaps it when a new one begins.
     cache: Arc<ArcSwapOption<Cache>>,
     cache_bytes_max: u64,
+    cluster: ClusterSide,
     /// Upper bound of what the cache writes now on their way will add, in bytes.
     cache_bytes_coming: AtomicU64,
 }
 
 impl Service {
     /// The verbs over these groups, with `cache_bytes_max` bytes of keys and values for the cache.
-    pub(crate) fn new(values: Group<DiskEngine>, cache: Arc<ArcSwapOption<Cache>>, cache_bytes_max: u64) -> Self {
-        Self { values, cache, cache_bytes_max, cache_bytes_coming: AtomicU64::new(0) }
+    pub(crate) fn new(
+        values: Group<DiskEngine>,
+        cache: Arc<ArcSwapOption<Cache>>,
+        cache_bytes_max: u64,
+        cluster: ClusterSide,
+    ) -> Self {
+        Self { values, cache, cache_bytes_max, cluster, cache_bytes_coming: AtomicU64::new(0) }
+    }
+
+    /// Lets a request go on only under the node's lease: without it, keys and limits here may be out of date.
+    pub(crate) fn check_lease(&self) -> Result<(), Error> {
+        let ClusterSide { holder, desk, .. } = &self.cluster;
+        if holder.is_valid(desk.now()) { Ok(()) } else { Err(Error::NoLeader) }
+    }
+
+    /// What the node asks of the cluster.
+    pub(crate) fn desk(&self) -> &Desk {
+        &self.cluster.desk
+    }
+
+    /// What a refusal to write here means: where the leader is, when that is known.
+    fn elsewhere(&self) -> Error {
+        let url = self.cluster.leader_url.load();
+        if url.is_empty() { Error::NoLeader } else { Error::Redirect((**url).clone()) }
     }
 
     /// The group of the durable store, which holds the control plane too.
@@ -131,7 +171,7 @@ impl Service {
     /// A change of keys, aliases or limits.
     pub(crate) async fn administer(&self, admin: Admin, deadline: Instant) -> Result<(), Error> {
         match self.values.submit(Command::Admin(admin), deadline).await? {
-            Outcome::Done(Done::Accepted | Done::KeyDeleted { .. }) => Ok(()),
+            Outcome::Done(Done::Accepted | Done::KeyDeleted { .. }) => self.await_in_force(deadline).await,
             Outcome::Refused(rejection) => {
                 Err(Error::Refused { rejection, keyspace: Keyspace::Values, revision: None })
             }
@@ -143,6 +183,20 @@ impl Service {
             ) => Err(unexpected(&done)),
             Outcome::Data(_) => Err(Error::Internal("an admin command was answered as a write".to_owned())),
         }
+    }
+
+    /// Returns when what was changed is in force on every node that may serve.
+    async fn await_in_force(&self, deadline: Instant) -> Result<(), Error> {
+        while Instant::now() < deadline {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            match self.cluster.desk.ask_leader(Ask::Barrier { wait_ms }, wait).await {
+                Told::Done => return Ok(()),
+                // Another leader may know.
+                _ => self.values.await_news(deadline).await,
+            }
+        }
+        Err(Error::OutcomeUnknown)
     }
 
     /// Counts a cache write's bytes as coming until it is answered.
@@ -180,15 +234,22 @@ pub(crate) enum Store<'a> {
 impl Store<'_> {
     /// One tenant's write. The Cache's quota is taken from `caller`, whose limits must be those in force.
     pub(crate) async fn write(self, caller: &Caller, write: Write, deadline: Instant) -> Result<Written, Error> {
+        let (Self::Values(service) | Self::Cache(service, _)) = &self;
+        let on_follower = service.cluster.on_follower;
         let (keyspace, outcome) = match &self {
             Self::Values(service) => {
-                (Keyspace::Values, service.values.submit(data(caller, write, None), deadline).await?)
+                let command = data(caller, write, None);
+                (Keyspace::Values, service.values.submit_as(command, deadline, on_follower).await)
             }
             Self::Cache(service, cache) => {
                 let _coming = service.reserve_cache(cache, caller, &write)?;
                 let command = data(caller, write, quota_in_memory(caller));
-                (Keyspace::Cache, cache.group.submit(command, deadline).await?)
+                (Keyspace::Cache, cache.group.submit_as(command, deadline, on_follower).await)
             }
+        };
+        let outcome = match outcome {
+            Err(consensus::Error::NotLeader(_)) => return Err(service.elsewhere()),
+            other => other?,
         };
         match outcome {
             Outcome::Data(DataOutcome { revision, result: Ok(sum) }) => Ok(Written { revision, sum }),

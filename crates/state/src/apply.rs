@@ -23,6 +23,7 @@ use storage::{Engine, KeyRange, Read};
 use crate::{
     applied::{Applied, Membership},
     command::{Batch, Command},
+    hash::StateHash,
     ids::{Keyspace, Position},
     layout::{self, damaged},
     outcome::{Done, Fault, Outcome},
@@ -186,6 +187,11 @@ impl<E: Engine> Applying<'_, E> {
             Command::Registry(change) => registry::apply(rows, keyspace, change),
         };
         outcome(decided)
+    }
+
+    /// The state's hash behind the entries applied so far.
+    pub fn state_hash(&self) -> StateHash {
+        self.rows.hash()
     }
 
     /// Makes everything visible at once, with the position of the last entry. Durability is the engine's own matter.

@@ -36,13 +36,13 @@ pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Fail
     let key_path = dir.join(secret::ROOT_KEY_FILE);
     let key_path = std::path::absolute(&key_path).with_context(|| format!("cannot find {}", key_path.display()))?;
     let announce = move |addresses: &Addresses| announcement(addresses, &key_path.to_string_lossy());
-    server::run(Start { config, root_key, announce: Some(Box::new(announce)) })?;
+    server::run(Start { config, secret, announce: Some(Box::new(announce)) })?;
     Ok(())
 }
 
 /// What a newcomer needs, with two lines to paste.
 fn announcement(addresses: &Addresses, key_path: &str) -> String {
-    let Addresses { public, private } = addresses;
+    let Addresses { public, private, .. } = addresses;
     let key = format!("\"Authorization: Bearer $(cat {})\"", quoted(key_path));
     let url = format!("http://{public}{}{}", api::path::BASE, api::path::VS);
     format!(

@@ -33,10 +33,11 @@ pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Fail
             )));
         }
     };
-    if !DataDir::exists(&config.data_dir) {
+    // A node that has others to join founds nothing: it asks them which cluster theirs is.
+    if !DataDir::exists(&config.data_dir) && config.join.is_empty() {
         server::create_data_dir(&config.data_dir, &System::new())?;
     }
-    server::run(Start { config, root_key: secret.root_key(), announce: None })?;
+    server::run(Start { config, secret, announce: None })?;
     Ok(())
 }
 

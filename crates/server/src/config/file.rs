@@ -72,7 +72,7 @@ mod tests {
                 "f: `public_tls_certificate`: the certificate and its key go together: give both or none",
             ),
             ("max_value_size = 16777217\n", "f:1: `max_value_size`: it must be 1 to 16777216, and is 16777217"),
-            ("[table]\nscans_max = 1\n", "f:1: there is no setting `table`; the nearest is `data_dir`"),
+            ("[table]\nscans_max = 1\n", "f:1: there is no setting `table`; the nearest is `join`"),
         ] {
             let found = parse(text, "f").map(drop).map_err(|error| error.to_string());
             assert_eq!(found, Err(expected.to_owned()), "{text}");

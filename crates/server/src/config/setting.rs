@@ -118,14 +118,47 @@ impl Setting for SocketAddr {
     }
 }
 
+impl Setting for Option<SocketAddr> {
+    const EXPECTED: &'static str = "an address with a port, as in \"10.0.0.1:8082\", or empty";
+
+    fn from_text(text: &str) -> Option<Self> {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    }
+
+    fn to_toml(&self) -> String {
+        self.as_ref().map_or_else(|| quoted(""), Setting::to_toml)
+    }
+}
+
+impl Setting for Vec<String> {
+    const EXPECTED: &'static str = "a list of texts, as in [\"node1:8082\", \"node2:8082\"]";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(items(text).map(str::to_owned).collect())
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+    }
+
+    fn to_toml(&self) -> String {
+        let items: Vec<_> = self.iter().map(|item| quoted(item)).collect();
+        format!("[{}]", items.join(", "))
+    }
+}
+
+/// The items of a list that is given as text, with commas; as the file has it is taken too.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    let inner = text.trim().strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let items = inner.unwrap_or(text).split(',').map(|item| item.trim().trim_matches('"'));
+    items.filter(|item| !item.is_empty())
+}
+
 impl Setting for Vec<IpNet> {
     const EXPECTED: &'static str = "a list of networks, as in [\"10.0.0.0/8\"]";
 
     fn from_text(text: &str) -> Option<Self> {
-        // The list as the file has it is taken too.
-        let inner = text.trim().strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-        let networks = inner.unwrap_or(text).split(',').map(|network| network.trim().trim_matches('"'));
-        networks.filter(|network| !network.is_empty()).map(network).collect()
+        items(text).map(network).collect()
     }
 
     fn from_toml(value: &DeValue<'_>) -> Option<Self> {
@@ -141,6 +174,34 @@ impl Setting for Vec<IpNet> {
 /// A network, or a single address.
 fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// What a node that does not lead does with a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnFollowerWrite {
+    /// It passes it on to the leader.
+    Forward,
+    /// It answers 307 with the leader's URL.
+    Redirect,
+}
+
+impl Setting for OnFollowerWrite {
+    const EXPECTED: &'static str = "\"forward\" or \"redirect\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "forward" => Some(Self::Forward),
+            "redirect" => Some(Self::Redirect),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(match self {
+            Self::Forward => "forward",
+            Self::Redirect => "redirect",
+        })
+    }
 }
 
 /// How log events are written.

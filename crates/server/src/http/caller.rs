@@ -1,5 +1,6 @@
 //! Who is calling, and whether they have a token left.
 //!
+//! 0. All of this only under the node's lease: without it, what this node knows of keys may be out of date.
 //! 1. The key's text is taken from `Authorization`, hashed once, and forgotten.
 //! 2. The hash is compared with the root key's in constant time, then looked up in a map of callers seen before.
 //! 3. An entry of the map counts only for the version of the control plane at which it was made: a change of keys or
@@ -89,8 +90,9 @@ impl Callers {
     /// Who presents the key in these headers.
     ///
     /// # Errors
-    /// 401 for every key that is not valid now.
+    /// 401 for every key that is not valid now; 503 without a lease.
     pub(crate) fn authenticate(&self, headers: &HeaderMap, service: &Service) -> Result<Arc<Known>, Error> {
+        service.check_lease()?;
         let hash = hash(presented(headers)?);
         if self.is_root_hash(&hash) {
             return Ok(self.root.clone());
@@ -104,8 +106,9 @@ impl Callers {
     /// of now. Costs one atomic load where nothing has changed.
     ///
     /// # Errors
-    /// 401 when the key is not valid any more.
+    /// 401 when the key is not valid any more; 503 without a lease.
     pub(crate) fn renew(&self, known: &mut Arc<Known>, service: &Service) -> Result<(), Error> {
+        service.check_lease()?;
         if known.is_root() {
             return Ok(());
         }

@@ -181,6 +181,9 @@ fn describe_service(error: &service::Error) -> Described {
         service::Error::ApiKeyNotFound => Described::new(Code::ApiKeyNotFound, "API key not found"),
         service::Error::ScopeGone => Described::new(Code::Unauthorized, "The API key has been deleted"),
         service::Error::NotAnInteger => Described::new(Code::NotAnInteger, "Field `value` must be an integer as text"),
+        service::Error::Redirect(_) => {
+            Described::new(Code::LeaderElsewhere, "Another node leads; nothing was done, send the write there")
+        }
         service::Error::NoLeader => {
             Described::new(Code::NoLeader, "No leader is known; nothing was done, try again shortly")
         }
@@ -296,6 +299,7 @@ mod tests {
             Error::EncodedBody,
             refused(Rejection::KeyExists, Keyspace::Cache),
             Error::RateLimited(limited),
+            service::Error::Redirect("http://127.0.0.1:9".to_owned()).into(),
             service::Error::NoLeader.into(),
             service::Error::OutcomeUnknown.into(),
             service::Error::Internal("the reason".to_owned()).into(),
@@ -316,6 +320,7 @@ mod tests {
 415 encoded_body Send the body without a Content-Encoding
 409 key_exists Key already exists x-insidb-revision=7
 429 rate_limited Rate limit exceeded retry-after=1 x-ratelimit-limit=25 x-ratelimit-burst=25
+307 leader_elsewhere Another node leads; nothing was done, send the write there
 503 no_leader No leader is known; nothing was done, try again shortly retry-after=1
 503 outcome_unknown The outcome is unknown: the write may or may not have been done; read before writing again retry-after=1
 500 internal Internal error: the node's log has the reason

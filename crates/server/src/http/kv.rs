@@ -1,6 +1,6 @@
 //! The data operations: one set of handlers for both stores, with the [`Keyspace`] as a parameter.
 
-use std::{borrow::Cow, str::FromStr};
+use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use api::{header, request};
 use axum::{
@@ -48,11 +48,12 @@ async fn read(
     key: &Key,
 ) -> Result<Response, Error> {
     call.renew_caller()?;
+    let staleness = staleness(&call, keyspace, consistency)?;
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
     let stored = reader.get(call.known.scope(), key)?.ok_or(service::Error::KeyNotFound)?;
     let mut response = data(text(stored.value())?);
     add_revision(&mut response, stored.revision());
-    add_staleness(&mut response, consistency);
+    add_staleness(&mut response, staleness);
     Ok(response)
 }
 
@@ -136,10 +137,11 @@ async fn respond_page(
     let consistency = consistency(query)?;
     let page = parse_page(query, in_body, form, call.known.is_root())?;
     call.renew_caller()?;
+    let staleness = staleness(&call, keyspace, consistency)?;
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
     let request = page::Request { reader, scope: call.known.scope(), page, form };
     let mut response = page::respond(&call.call.app.scans, request, call.call.deadline()).await?;
-    add_staleness(&mut response, consistency);
+    add_staleness(&mut response, staleness);
     Ok(response)
 }
 
@@ -241,9 +243,18 @@ fn add_revision(response: &mut Response, revision: u64) {
 }
 
 /// A single node is its own leader: its last word from it is never old.
-fn add_staleness(response: &mut Response, consistency: Consistency) {
-    if consistency == Consistency::Stale {
-        response.headers_mut().insert(HeaderName::from_static(header::STALENESS_MS), HeaderValue::from_static("0"));
+/// For a stale read, how old at most what it is about to see is.
+fn staleness(call: &KnownCall<'_>, keyspace: Keyspace, consistency: Consistency) -> Result<Option<Duration>, Error> {
+    match consistency {
+        Consistency::Linearizable => Ok(None),
+        Consistency::Stale => Ok(Some(call.call.app.service.staleness(keyspace)?)),
+    }
+}
+
+fn add_staleness(response: &mut Response, staleness: Option<Duration>) {
+    if let Some(staleness) = staleness {
+        let age_ms = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
+        response.headers_mut().insert(HeaderName::from_static(header::STALENESS_MS), age_ms.into());
     }
 }
 

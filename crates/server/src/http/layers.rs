@@ -20,7 +20,7 @@ use axum::{
     extract::Request,
     http::{
         HeaderMap, HeaderName, HeaderValue, Method,
-        header::{CONNECTION, CONTENT_LENGTH},
+        header::{CONNECTION, CONTENT_LENGTH, LOCATION},
         request::Parts,
     },
     response::Response,
@@ -57,7 +57,7 @@ pub(crate) async fn serve(app: Arc<App>, path: Option<Arc<Path>>, request: Reque
         Event { app: &app, number, class, path: path.as_deref(), parts: &parts, caller: None, start, answered: false };
 
     let answered = guard(walk(&app, path.as_deref(), &parts, &mut payload, &mut event.caller)).await;
-    let mut response = answered.unwrap_or_else(|error| refuse(&error, &parts.headers));
+    let mut response = answered.unwrap_or_else(|error| refuse(&error, &parts));
     if !payload.settle().await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -168,11 +168,19 @@ fn peer(parts: &Parts) -> IpAddr {
 }
 
 /// The answer to an error; one that nobody but the node can explain is logged with its reason.
-fn refuse(error: &Error, headers: &HeaderMap) -> Response {
+fn refuse(error: &Error, parts: &Parts) -> Response {
     if let Error::Service(service::Error::Internal(reason)) = error {
         tracing::error!(reason, "request failed");
     }
-    error.respond(headers)
+    let mut response = error.respond(&parts.headers);
+    if let Error::Service(service::Error::Redirect(base)) = error {
+        let rest = parts.uri.path_and_query().map_or("/", |rest| rest.as_str());
+        // A leader whose URL no header can hold is told of without it.
+        if let Ok(url) = HeaderValue::from_str(&format!("{}{rest}", base.trim_end_matches('/'))) {
+            response.headers_mut().insert(LOCATION, url);
+        }
+    }
+    response
 }
 
 /// What every answer has.

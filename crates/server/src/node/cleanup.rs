@@ -31,6 +31,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) async fn run(values: Group<DiskEngine>, cache: Arc<ArcSwapOption<Cache>>) {
     let mut failing = false;
     loop {
+        // Each step can be repeated, but three nodes that do the same at once do it for nothing.
+        if !values.status().is_leader {
+            tokio::time::sleep(INTERVAL).await;
+            continue;
+        }
         match remove_all(&values, &cache).await {
             Ok(()) => failing = false,
             Err(error) if !failing => {

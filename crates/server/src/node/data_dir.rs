@@ -21,7 +21,7 @@ use state::ids::NodeId;
 use uuid::Uuid;
 
 /// The format that this program reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const IDENTITY: &str = "node.json";
 const BOOTSTRAP: &str = "bootstrap";
 const LOCK: &str = "lock";
@@ -34,6 +34,15 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: Uuid,
     /// The node's id, and its member id in the `values` group.
     pub(crate) node_id: NodeId,
+}
+
+/// What a new data directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The first node of a new cluster.
+    Founder,
+    /// A further node of a cluster that exists, or will.
+    Joiner,
 }
 
 /// An open data directory, locked against other processes until it is dropped.
@@ -50,9 +59,9 @@ impl DataDir {
         path.join(IDENTITY).exists()
     }
 
-    /// Makes a data directory for the first node of a new cluster, with the marker that lets its first start found
-    /// it, once.
-    pub(crate) fn create(path: &Path, cluster_id: Uuid, node_id: NodeId) -> anyhow::Result<()> {
+    /// Makes a data directory: for the first node of a new cluster with the marker that lets its first start found it,
+    /// once; for a node that joins a cluster without.
+    pub(crate) fn create(path: &Path, cluster_id: Uuid, node_id: NodeId, role: Role) -> anyhow::Result<()> {
         ensure!(!Self::exists(path), "{} is a data directory already; nothing was changed", path.display());
         create_private_dir(path)?;
         let _lock = lock(path)?;
@@ -65,7 +74,12 @@ impl DataDir {
             );
         }
         // The marker first: a directory with an identity and no marker has founded its cluster, or joined one.
-        write_durably(path, BOOTSTRAP, b"the first start founds the cluster and removes this file\n")?;
+        match role {
+            Role::Founder => {
+                write_durably(path, BOOTSTRAP, b"the first start founds the cluster and removes this file\n")?;
+            }
+            Role::Joiner => {}
+        }
         let identity = Identity { format: FORMAT, cluster_id, node_id };
         let json = serde_json::to_vec_pretty(&identity).context("encoding the identity")?;
         write_durably(path, IDENTITY, &json)
@@ -105,6 +119,11 @@ impl DataDir {
 
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")
+    }
+
+    /// Where snapshots on their way in are kept.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.store()
     }
 
     /// Whether the next start may found the cluster.
@@ -178,7 +197,7 @@ mod tests {
     use super::*;
 
     fn fresh(dir: &Path) -> anyhow::Result<()> {
-        DataDir::create(dir, Uuid::from_u128(1), NodeId(2))
+        DataDir::create(dir, Uuid::from_u128(1), NodeId(2), Role::Founder)
     }
 
     #[test]
@@ -207,7 +226,7 @@ mod tests {
         fresh(dir.path()).unwrap();
         std::fs::write(dir.path().join(IDENTITY), br#"{"format":7,"something":"new"}"#).unwrap();
         let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
-        assert!(refusal.contains("has format 7; this program reads format 1"), "{refusal}");
+        assert!(refusal.contains("has format 7; this program reads format 2"), "{refusal}");
     }
 
     #[test]

@@ -1,12 +1,34 @@
-//! Raft's timing: what a leader's death costs, against how easily a busy machine looks like one.
+//! The node's timing: what a leader's death costs, against how easily a busy machine looks like one.
 
 use std::time::Duration;
 
 /// How often a leader is heard from.
-pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(50);
 /// The least silence before an election. The greatest is twice that, which is also the leader's lease.
-pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long a start may take to become able to serve before it is given up.
-pub(crate) const START_WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(175);
+/// A leader's lease, and a margin for clocks that run at different speeds.
+pub(crate) const RAFT_LEASE_AND_MARGIN: Duration = Duration::from_millis(2 * 175 + 50);
+/// How long a node may serve from the moment at which it asked for its lease.
+pub(crate) const NODE_LEASE: Duration = Duration::from_secs(3);
+/// What the leader adds to a lease that it has granted, for clocks that run at different speeds.
+pub(crate) const NODE_LEASE_MARGIN: Duration = Duration::from_millis(150);
+/// How often a lease is renewed.
+pub(crate) const RENEWAL: Duration = Duration::from_millis(250);
+/// How long the leader may take to renew a lease.
+pub(crate) const RENEWAL_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a report of a suspicion counts.
+pub(crate) const SUSPICION_AGE_MAX: Duration = Duration::from_millis(1_500);
+/// How often the cluster's members are looked at, and the cache's.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
+/// A member that was heard from within this time counts as living.
+pub(crate) const CONTACT_AGE_MAX: Duration = Duration::from_millis(1_500);
 /// How long one step of the node's own work waits for its group.
 pub(crate) const STEP_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a leadership may take to be handed over at a stop.
+pub(crate) const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often a node that waits says so.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause between two askings to be taken into the cluster.
+pub(crate) const JOIN_PAUSE: Duration = Duration::from_millis(200);
+/// How often a node that starts looks whether it serves.
+pub(crate) const WATCH: Duration = Duration::from_millis(5);

@@ -138,18 +138,12 @@ pub(crate) struct GroupStatus {
 pub(crate) struct Renewal {
     /// The node.
     pub(crate) node: NodeId,
-    /// Its process: a random number of each start.
-    pub(crate) process: u64,
-    /// How far its `values` state has come.
-    pub(crate) values: Sample,
+    /// How far its `values` state has come; none before the first entry.
+    pub(crate) values: Option<Sample>,
     /// How far its cache state has come, with its generation.
     pub(crate) cache: Option<(u64, Sample)>,
     /// The cache generation that it suspects to have lost its majority (`ARCHITECTURE.md`, rule 6).
     pub(crate) suspects: Option<u64>,
-    /// Where clients reach it: the base of its public URLs.
-    pub(crate) public_url: String,
-    /// The demand on each scope's rate here.
-    pub(crate) demand: crate::rate::Demand,
 }
 
 /// A state, named by how far it has come.
@@ -174,6 +168,4 @@ pub(crate) struct Renewed {
     pub(crate) drop_generation: Option<u64>,
     /// Why the node must go out of service: its state differs from the leader's at the same index.
     pub(crate) diverged: Option<String>,
-    /// The node's part of each scope's rate.
-    pub(crate) shares: crate::rate::Shares,
 }

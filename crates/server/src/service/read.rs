@@ -1,5 +1,7 @@
 //! Reads: one consistent view of one store, whichever engine is below it.
 
+use std::time::Duration;
+
 use state::{command::KeyRef, ids::ScopeId, keys::Entity, kv::Page};
 use storage::View;
 
@@ -72,16 +74,31 @@ impl Service {
     ) -> Result<AnyReader, Error> {
         match (keyspace, consistency) {
             (Keyspace::Values, Consistency::Linearizable) => Ok(AnyReader::Values(self.values().read(deadline).await?)),
-            (Keyspace::Values, Consistency::Stale) => Ok(AnyReader::Values(self.values().local())),
+            (Keyspace::Values, Consistency::Stale) => {
+                self.check_lease()?;
+                Ok(AnyReader::Values(self.values().local()))
+            }
             (Keyspace::Cache, consistency) => {
                 let cache = self.cache().ok_or(Error::NoLeader)?;
                 let reader = match consistency {
                     Consistency::Linearizable => cache.group.read(deadline).await?,
-                    Consistency::Stale => cache.group.local(),
+                    Consistency::Stale => {
+                        self.check_lease()?;
+                        cache.group.local()
+                    }
                 };
                 Ok(AnyReader::Cache(reader))
             }
         }
+    }
+
+    /// How old what this node has of the store may be, for a stale read.
+    pub(crate) fn staleness(&self, keyspace: Keyspace) -> Result<Duration, Error> {
+        let staleness = match keyspace {
+            Keyspace::Values => self.values().staleness(),
+            Keyspace::Cache => self.cache().and_then(|cache| cache.group.staleness()),
+        };
+        staleness.ok_or(Error::NoLeader)
     }
 
     /// The API key that `which` names.

@@ -1,0 +1,232 @@
+//! The loop that keeps this node's part of the cache group right.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::bail;
+use arc_swap::ArcSwapOption;
+use consensus::{Error, Group, env::Env, transport::wire::Wire, types::Peer};
+use state::{
+    command::{Command, Registry},
+    ids::NodeId,
+    outcome::{Done, Outcome, Rejection},
+    registry::{RegistryState, Standing},
+};
+use storage::disk::DiskEngine;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Cache,
+    decide::{Leads, Seen, Step, decide},
+    member,
+    suspicion::Doubt,
+};
+use crate::node::timing::{LOOK, RAFT_LEASE_AND_MARGIN, STEP_WAIT_MAX};
+
+/// What lease renewals carry for the driver.
+#[derive(Debug, Default)]
+pub(crate) struct Words {
+    inner: Mutex<(Option<u64>, Option<u64>)>,
+}
+
+impl Words {
+    /// The generation that this process suspects.
+    pub(crate) fn suspects(&self) -> Option<u64> {
+        self.lock().0
+    }
+
+    /// The leader's word which generation to drop.
+    pub(crate) fn told_to_drop(&self, generation: Option<u64>) {
+        self.lock().1 = generation;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Option<u64>, Option<u64>)> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The driver of one process.
+pub(crate) struct Driver<W> {
+    /// The `values` group, which keeps the registry.
+    pub(crate) values: Group<DiskEngine>,
+    /// This process's member; empty while there is none.
+    pub(crate) cache: Arc<ArcSwapOption<Cache>>,
+    /// The way to the other members.
+    pub(crate) wire: W,
+    /// Time and randomness.
+    pub(crate) env: Arc<dyn Env>,
+    /// What lease renewals carry.
+    pub(crate) words: Arc<Words>,
+    /// How long nothing good is heard of a generation before it is suspected.
+    pub(crate) reset_after: Duration,
+    /// Told when a member stops on a fault.
+    pub(crate) fault: watch::Sender<Option<String>>,
+    /// What this process has registered as.
+    pub(crate) incarnation: Option<u64>,
+    /// Its suspicion.
+    pub(crate) doubt: Doubt,
+}
+
+impl<W: Wire> Driver<W> {
+    /// Runs for as long as the task lives.
+    pub(crate) async fn run(mut self) {
+        let mut is_failing = false;
+        loop {
+            match self.step().await {
+                Ok(true) => is_failing = false,
+                Ok(false) => {
+                    is_failing = false;
+                    self.values.await_news(Instant::now() + LOOK).await;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(error = format!("{error:#}"), "a step of the cache group is tried again");
+                    }
+                    sleep(LOOK).await;
+                }
+            }
+        }
+    }
+
+    /// One step; false when there was nothing to do.
+    async fn step(&mut self) -> anyhow::Result<bool> {
+        let registry = self.values.local().registry()?;
+        let seen = self.look(registry);
+        match decide(&seen) {
+            Step::Wait => return Ok(false),
+            Step::Register { previous } => self.register(previous).await?,
+            Step::Start(start) => {
+                self.end().await;
+                tracing::info!(generation = start.generation, member = %start.member, "starting in the cache group");
+                let cache = member::start(&start, &self.peers(), self.wire.clone(), self.env.clone()).await?;
+                self.watch(&cache.group);
+                self.cache.store(Some(Arc::new(cache)));
+            }
+            Step::Propose(change) => self.propose(change).await?,
+            Step::AddLearner(id) => {
+                let peer = self.peers().remove(&id.node).unwrap_or_default();
+                self.group()?.add_learner(id, peer).await?;
+            }
+            Step::SetVoters(voters) => self.group()?.set_voters(voters).await?,
+            Step::RemoveLearner(id) => self.group()?.remove_learner(id).await?,
+        }
+        Ok(true)
+    }
+
+    fn look(&mut self, registry: RegistryState) -> Seen {
+        let node = self.values.member().node;
+        let cache = self.cache.load_full();
+        let quorum_age = cache.as_ref().and_then(|cache| cache.group.quorum_age());
+        let suspects = match registry.nodes.get(&node) {
+            Some(Standing::In { generation, .. }) => {
+                self.doubt.look(*generation, quorum_age, self.env.monotonic(), self.reset_after)
+            }
+            Some(Standing::Out { .. } | Standing::Unregistered) | None => false,
+        };
+        let drop_generation = {
+            let mut words = self.words.lock();
+            words.0 = suspects.then_some(registry.generation);
+            words.1
+        };
+        Seen {
+            node,
+            incarnation: self.incarnation,
+            leads_values: self.values.status().is_leader,
+            generation: cache.as_ref().map(|cache| cache.generation),
+            leads: cache.and_then(|cache| leads(&cache, quorum_age)),
+            drop_generation,
+            suspects,
+            registry,
+        }
+    }
+
+    fn group(&self) -> anyhow::Result<Group<storage::memory::MemoryEngine>> {
+        match self.cache.load_full() {
+            Some(cache) => Ok(cache.group.clone()),
+            None => bail!("the member has ended meanwhile"),
+        }
+    }
+
+    /// Where the nodes are reached.
+    fn peers(&self) -> BTreeMap<NodeId, Peer> {
+        self.values.members().members.into_iter().map(|member| (member.id.node, member.peer)).collect()
+    }
+
+    /// Ends this process's member: from here on it acknowledges nothing.
+    async fn end(&self) {
+        if let Some(cache) = self.cache.swap(None) {
+            cache.group.shutdown().await;
+        }
+    }
+
+    /// Rule 1: the former member has ended before it is declared to have.
+    async fn register(&mut self, previous: Option<u64>) -> anyhow::Result<()> {
+        self.incarnation = None;
+        self.end().await;
+        let node = self.values.member().node;
+        let nonce = self.env.random_u64();
+        let command = Command::Registry(Registry::Register { node, previous, nonce });
+        match self.values.submit(command, Instant::now() + STEP_WAIT_MAX).await {
+            Ok(Outcome::Done(Done::Registered { node: of, incarnation, nonce: answered }))
+                if of == node && answered == nonce =>
+            {
+                self.await_applied(|registry| {
+                    registry.nodes.get(&node).and_then(|standing| standing.incarnation()) >= Some(incarnation)
+                })
+                .await?;
+                self.incarnation = Some(incarnation);
+                Ok(())
+            }
+            // An incarnation whose answer was lost is nobody's: the next attempt sees it as the former one.
+            Err(Error::OutcomeUnknown) | Ok(Outcome::Refused(Rejection::RegistryConflict)) => {
+                self.values.read(Instant::now() + STEP_WAIT_MAX).await?;
+                Ok(())
+            }
+            Ok(other) => bail!("the values group answered the cache's registration with {other:?}"),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A refusal means that the registry has moved on: what it says now is waited for.
+    async fn propose(&self, change: Registry) -> anyhow::Result<()> {
+        self.values.submit(Command::Registry(change), Instant::now() + STEP_WAIT_MAX).await?;
+        self.values.read(Instant::now() + STEP_WAIT_MAX).await?;
+        Ok(())
+    }
+
+    async fn await_applied(&self, holds: impl Fn(&RegistryState) -> bool) -> anyhow::Result<()> {
+        let until = Instant::now() + STEP_WAIT_MAX;
+        while !holds(&self.values.local().registry()?) {
+            if Instant::now() >= until {
+                bail!("this node does not apply what the leader has committed");
+            }
+            self.values.await_news(until).await;
+        }
+        Ok(())
+    }
+
+    /// Reports a fault of this member, unless it was ended on purpose.
+    fn watch(&self, group: &Group<storage::memory::MemoryEngine>) {
+        let (group, cache, fault) = (group.clone(), self.cache.clone(), self.fault.clone());
+        tokio::spawn(async move {
+            let said = group.fault().await;
+            let is_running = |cache: &Arc<Cache>| cache.group.member() == group.member();
+            if cache.load_full().as_ref().is_some_and(is_running) {
+                fault.send_replace(Some(said));
+            }
+        });
+    }
+}
+
+/// What the member sees, when it leads and has had a quorum lately.
+fn leads(cache: &Cache, quorum_age: Option<Duration>) -> Option<Leads> {
+    let status = cache.group.status();
+    let has_quorum = quorum_age.is_some_and(|age| age <= RAFT_LEASE_AND_MARGIN);
+    (status.is_leader && has_quorum).then(|| Leads { members: cache.group.members(), last_index: status.last_index })
+}

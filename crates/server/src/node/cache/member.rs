@@ -1,0 +1,64 @@
+//! Starting a member of one generation of the cache group.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use consensus::{
+    CheckpointPolicy, Group, Options,
+    env::Env,
+    log::memory::MemoryLog,
+    transport::wire::{GroupId, Wire},
+    types::{MemberId, Peer},
+};
+use state::{apply::StateMachine, ids::Keyspace};
+use storage::memory::MemoryEngine;
+
+use super::Cache;
+use crate::node::timing;
+
+/// The cache's log is kept this long at most, in bytes of commands: a member that lags further takes a snapshot.
+const LOG_BYTES_MAX: u64 = 16 * 1_048_576;
+/// The cache's log is cut after this time, when anything was applied.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a member is started as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    /// The generation.
+    pub(super) generation: u64,
+    /// The member.
+    pub(super) member: MemberId,
+    /// The generation's first voters when this is one of them; else the leader takes it in.
+    pub(super) founders: Vec<MemberId>,
+    /// Whether a member of an older generation may still serve.
+    pub(super) former_may_serve: bool,
+}
+
+/// Starts the member, empty.
+pub(super) async fn start<W: Wire>(
+    start: &Start,
+    peers: &BTreeMap<state::ids::NodeId, Peer>,
+    wire: W,
+    env: Arc<dyn Env>,
+) -> anyhow::Result<Cache> {
+    let machine = StateMachine::open(Arc::new(MemoryEngine::new()), Keyspace::Cache)?;
+    let options = Options {
+        group: GroupId::Cache { generation: start.generation },
+        member: start.member,
+        heartbeat: timing::HEARTBEAT,
+        election_timeout: timing::ELECTION_TIMEOUT,
+        checkpoints: CheckpointPolicy {
+            applied_bytes: LOG_BYTES_MAX,
+            interval: LOG_INTERVAL,
+            dirty_bytes_max: u64::MAX,
+        },
+        log_disk_full: Arc::new(|| false),
+        quiet: if start.former_may_serve { timing::RAFT_LEASE_AND_MARGIN } else { Duration::ZERO },
+        spool: None,
+    };
+    let group = Group::start(options, MemoryLog::default(), wire, machine, env).await.map_err(anyhow::Error::msg)?;
+    if !start.founders.is_empty() {
+        let at = |member: &MemberId| (*member, peers.get(&member.node).cloned().unwrap_or_default());
+        group.found(start.founders.iter().map(at).collect()).await?;
+    }
+    Ok(Cache { generation: start.generation, group })
+}

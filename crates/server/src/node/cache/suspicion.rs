@@ -1,0 +1,113 @@
+//! Who suspects that the running generation of the cache has lost its majority (`ARCHITECTURE.md`, the volatile group,
+//! rule 6).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use state::{
+    ids::NodeId,
+    registry::{RegistryState, Standing},
+};
+
+use crate::node::timing::SUSPICION_AGE_MAX;
+
+/// The reports that the leader of the `values` group has.
+#[derive(Debug, Default)]
+pub(crate) struct Suspicions {
+    reports: BTreeMap<NodeId, (u64, Duration)>,
+}
+
+impl Suspicions {
+    /// Takes a node's report: the generation that it suspects, if it does.
+    pub(crate) fn report(&mut self, node: NodeId, suspects: Option<u64>, now: Duration) {
+        match suspects {
+            Some(generation) => drop(self.reports.insert(node, (generation, now))),
+            None => drop(self.reports.remove(&node)),
+        }
+    }
+
+    /// The running generation, when the nodes that are out and those that suspect it make a majority of the node set.
+    pub(crate) fn generation_to_drop(&self, registry: &RegistryState, now: Duration) -> Option<u64> {
+        let generation = registry.generation;
+        let suspects = |node: &NodeId| {
+            let recent = self.reports.get(node).filter(|(_, at)| now.saturating_sub(*at) <= SUSPICION_AGE_MAX);
+            recent.is_some_and(|(suspected, _)| *suspected == generation)
+        };
+        let counts = |(node, standing): &(&NodeId, &Standing)| match standing {
+            Standing::Out { .. } => true,
+            Standing::In { .. } => suspects(node),
+            Standing::Unregistered => false,
+        };
+        let count = registry.nodes.iter().filter(counts).count();
+        (2 * count > registry.nodes.len()).then_some(generation)
+    }
+}
+
+/// One process's own suspicion.
+#[derive(Debug, Default)]
+pub(crate) struct Doubt {
+    /// The generation, and since when it has had no leader with a quorum, as far as this process knows.
+    since: Option<(u64, Duration)>,
+}
+
+impl Doubt {
+    /// Looks at the generation: `quorum_age` is how long ago its leader last had a quorum, as far as this process has
+    /// heard. Answers whether it is suspected: nothing good was heard for `after`.
+    pub(crate) fn look(
+        &mut self,
+        generation: u64,
+        quorum_age: Option<Duration>,
+        now: Duration,
+        after: Duration,
+    ) -> bool {
+        let good_at = quorum_age.map(|age| now.saturating_sub(age));
+        let since = match (self.since, good_at) {
+            (Some((known, since)), Some(good_at)) if known == generation => since.max(good_at),
+            (Some((known, since)), None) if known == generation => since,
+            // A generation that was not known before gets its whole time.
+            _ => now,
+        };
+        self.since = Some((generation, since));
+        now.saturating_sub(since) >= after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AFTER: Duration = Duration::from_secs(3);
+
+    fn s(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_generation_is_suspected_when_nothing_good_was_heard_for_long() {
+        let mut doubt = Doubt::default();
+        assert!(!doubt.look(1, None, s(0.0), AFTER));
+        assert!(!doubt.look(1, None, s(2.9), AFTER));
+        assert!(doubt.look(1, None, s(3.0), AFTER));
+        assert!(!doubt.look(1, Some(s(0.1)), s(3.1), AFTER));
+        // A leader that is heard, but has no quorum itself, is nothing good.
+        assert!(!doubt.look(1, Some(s(2.5)), s(5.5), AFTER));
+        assert!(doubt.look(1, Some(s(3.1)), s(6.1), AFTER));
+        assert!(!doubt.look(2, None, s(6.2), AFTER), "a new generation gets its whole time");
+    }
+
+    #[test]
+    fn a_generation_is_dropped_when_out_and_suspecting_nodes_are_a_majority() {
+        let inside = Standing::In { generation: 4, incarnation: 1 };
+        let nodes = [(NodeId(1), inside), (NodeId(2), inside), (NodeId(3), Standing::Out { incarnation: 2 })];
+        let registry = RegistryState { generation: 4, nodes: nodes.into(), ..RegistryState::default() };
+        let mut suspicions = Suspicions::default();
+        assert_eq!(suspicions.generation_to_drop(&registry, s(1.0)), None);
+        suspicions.report(NodeId(1), Some(3), s(1.0));
+        assert_eq!(suspicions.generation_to_drop(&registry, s(1.0)), None, "another generation");
+        suspicions.report(NodeId(1), Some(4), s(1.0));
+        assert_eq!(suspicions.generation_to_drop(&registry, s(1.0)), Some(4));
+        assert_eq!(suspicions.generation_to_drop(&registry, s(3.0)), None, "an old report");
+        suspicions.report(NodeId(1), Some(4), s(3.0));
+        suspicions.report(NodeId(1), None, s(3.1));
+        assert_eq!(suspicions.generation_to_drop(&registry, s(3.1)), None, "it has changed its mind");
+    }
+}

@@ -1,0 +1,207 @@
+//! Who belongs to the cluster: one task that looks, decides and does, on whichever node leads the `values` group.
+//!
+//! 1. Whoever asks to join becomes a learner (`node/desk.rs`).
+//! 2. A learner that has caught up becomes a voter. One at the peer address of a voter that is not heard from any more is
+//!    the same machine with a new disk: it takes that one's place in the same change.
+//! 3. The cache group's node set follows the voters, one node at a time (`ARCHITECTURE.md`, the volatile group, rule 5).
+//!
+//! Each step is decided anew from what is there, so that a crash or another leader goes on where it was.
+
+use std::collections::BTreeSet;
+
+use consensus::{Group, Member, Members, types::MemberId};
+use state::{
+    command::{Command, Registry},
+    ids::NodeId,
+    registry::RegistryState,
+};
+use storage::disk::DiskEngine;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::timing::{CONTACT_AGE_MAX, LOOK, STEP_WAIT_MAX};
+
+/// The most voters: more make each write slower, and the cluster no safer. Further nodes stay learners.
+const VOTERS_MAX: usize = 7;
+/// How far behind the leader's log a learner may be to become a voter, in entries.
+const LAG_MAX: u64 = 200;
+
+/// The next thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// These shall vote; former voters leave.
+    SetVoters(BTreeSet<MemberId>),
+    /// A node is a voter, and not yet in the cache's node set.
+    Add(NodeId),
+    /// A node is in the cache's node set, and no voter any more.
+    Remove(NodeId),
+}
+
+/// Looks after the members for as long as the task lives.
+pub(super) async fn run(values: Group<DiskEngine>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let status = values.status();
+        if !status.is_leader {
+            continue;
+        }
+        // A state that cannot be read stops the node elsewhere.
+        let Ok(registry) = values.local().registry() else { continue };
+        if let Some(step) = decide(values.member(), &values.members(), &registry, status.last_index)
+            && let Err(error) = carry_out(&values, step.clone()).await
+        {
+            tracing::debug!(?step, %error, "a step of the cluster's membership is tried again");
+        }
+    }
+}
+
+async fn carry_out(values: &Group<DiskEngine>, step: Step) -> Result<(), consensus::Error> {
+    let deadline = Instant::now() + STEP_WAIT_MAX;
+    match step {
+        Step::SetVoters(voters) => {
+            tracing::info!(?voters, "changing the voters");
+            values.set_voters(voters).await
+        }
+        // A refusal means that the registry has moved on: the next look sees it.
+        Step::Add(node) => values.submit(Command::Registry(Registry::AddNode(node)), deadline).await.map(drop),
+        Step::Remove(node) => values.submit(Command::Registry(Registry::RemoveNode(node)), deadline).await.map(drop),
+    }
+}
+
+fn decide(own: MemberId, members: &Members, registry: &RegistryState, last_index: u64) -> Option<Step> {
+    if !members.is_settled {
+        // A change that another leader has left half done; one of our own is awaited before the next look.
+        return Some(Step::SetVoters(members.voters.clone()));
+    }
+    next_set(own, members, registry)
+        .or_else(|| members.members.iter().find_map(|member| promotion(own, members, member, last_index)))
+}
+
+/// The node set's next step towards the voters.
+fn next_set(own: MemberId, members: &Members, registry: &RegistryState) -> Option<Step> {
+    // Before the founder has registered there is no set that could change.
+    if registry.unsettled.is_some() || !registry.nodes.contains_key(&own.node) {
+        return None;
+    }
+    let voters: BTreeSet<NodeId> = members.voters.iter().map(|member| member.node).collect();
+    let gone = registry.nodes.keys().find(|node| !voters.contains(node));
+    let new = voters.iter().find(|node| !registry.nodes.contains_key(node) && !registry.removed.contains(node));
+    gone.map(|node| Step::Remove(*node)).or(new.map(|node| Step::Add(*node)))
+}
+
+fn promotion(own: MemberId, members: &Members, learner: &Member, last_index: u64) -> Option<Step> {
+    let is_caught_up = learner.matched_index.is_some_and(|matched| matched + LAG_MAX >= last_index);
+    if learner.is_voter || !is_caught_up || !is_heard(learner) {
+        return None;
+    }
+    let is_predecessor =
+        |member: &&Member| member.is_voter && member.peer == learner.peer && member.id != own && !is_heard(member);
+    let predecessor = members.members.iter().find(is_predecessor);
+    let mut voters = members.voters.clone();
+    match predecessor {
+        Some(predecessor) => drop(voters.remove(&predecessor.id)),
+        None if voters.len() >= VOTERS_MAX => return None,
+        None => {}
+    }
+    voters.insert(learner.id);
+    Some(Step::SetVoters(voters))
+}
+
+fn is_heard(member: &Member) -> bool {
+    member.last_contact.is_some_and(|age| age <= CONTACT_AGE_MAX)
+}
+
+/// Whether the voters without `node` have a majority that is heard from; on the leader.
+pub(super) fn survives_removal(own: MemberId, members: &Members, node: NodeId) -> bool {
+    let rest: Vec<&Member> =
+        members.members.iter().filter(|member| member.is_voter && member.id.node != node).collect();
+    let living = rest.iter().filter(|member| member.id == own || is_heard(member)).count();
+    2 * living > rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use consensus::types::Peer;
+    use state::registry::Standing;
+
+    use super::*;
+
+    const HEARD: Option<Duration> = Some(Duration::from_millis(40));
+    const SILENT: Option<Duration> = Some(Duration::from_secs(9));
+
+    fn member(node: u64, is_voter: bool, address: &str, last_contact: Option<Duration>) -> Member {
+        let peer = Peer { address: address.to_owned() };
+        Member { id: MemberId::from(node), peer, is_voter, matched_index: Some(1_000), last_contact }
+    }
+
+    fn members(members: &[Member]) -> Members {
+        let voters = members.iter().filter(|member| member.is_voter).map(|member| member.id).collect();
+        Members { members: members.to_vec(), voters, is_settled: true }
+    }
+
+    fn registry(nodes: &[u64]) -> RegistryState {
+        let nodes = nodes.iter().map(|node| (NodeId(*node), Standing::Unregistered)).collect();
+        RegistryState { nodes, ..RegistryState::default() }
+    }
+
+    fn ids(nodes: &[u64]) -> BTreeSet<MemberId> {
+        nodes.iter().map(|node| MemberId::from(*node)).collect()
+    }
+
+    const OWN: MemberId = MemberId { node: NodeId(1), incarnation: 0 };
+
+    #[test]
+    fn a_learner_that_has_caught_up_votes() {
+        let mut all = members(&[member(1, true, "a", None), member(2, false, "b", HEARD)]);
+        assert_eq!(decide(OWN, &all, &registry(&[1]), 1_100), Some(Step::SetVoters(ids(&[1, 2]))));
+        assert_eq!(decide(OWN, &all, &registry(&[1]), 9_000), None, "it lags");
+        all.members[1].last_contact = SILENT;
+        assert_eq!(decide(OWN, &all, &registry(&[1]), 1_100), None, "it is gone again");
+    }
+
+    #[test]
+    fn the_same_machine_with_a_new_disk_takes_the_old_ones_place() {
+        let three = |old| {
+            [member(1, true, "a", None), member(2, true, "b", HEARD), member(3, true, "c", old), {
+                member(4, false, "c", HEARD)
+            }]
+        };
+        let registry = registry(&[1, 2, 3]);
+        let replaced = decide(OWN, &members(&three(SILENT)), &registry, 1_000);
+        assert_eq!(replaced, Some(Step::SetVoters(ids(&[1, 2, 4]))));
+        let beside = decide(OWN, &members(&three(HEARD)), &registry, 1_000);
+        assert_eq!(beside, Some(Step::SetVoters(ids(&[1, 2, 3, 4]))), "two that answer are two");
+    }
+
+    #[test]
+    fn the_caches_node_set_follows_the_voters_one_at_a_time() {
+        let all = members(&[member(1, true, "a", None), member(2, true, "b", HEARD), member(3, true, "c", HEARD)]);
+        assert_eq!(decide(OWN, &all, &registry(&[1]), 1_000), Some(Step::Add(NodeId(2))));
+        assert_eq!(decide(OWN, &all, &registry(&[1, 2, 3, 9]), 1_000), Some(Step::Remove(NodeId(9))));
+        let mut unsettled = registry(&[1]);
+        unsettled.unsettled = Some(state::registry::NodeChange::Added(NodeId(5)));
+        assert_eq!(decide(OWN, &all, &unsettled, 1_000), None);
+        assert_eq!(decide(OWN, &all, &registry(&[]), 1_000), None, "nobody has registered yet");
+        let mut removed = registry(&[1, 2]);
+        removed.removed.insert(NodeId(3));
+        assert_eq!(decide(OWN, &all, &removed, 1_000), None);
+    }
+
+    #[test]
+    fn a_change_left_half_done_is_finished_first() {
+        let mut all = members(&[member(1, true, "a", None), member(2, true, "b", HEARD)]);
+        all.is_settled = false;
+        all.voters = ids(&[2]);
+        assert_eq!(decide(OWN, &all, &registry(&[1, 7]), 1_000), Some(Step::SetVoters(ids(&[2]))));
+    }
+
+    #[test]
+    fn a_removal_must_leave_a_living_majority() {
+        let three = [member(1, true, "a", None), member(2, true, "b", HEARD), member(3, true, "c", SILENT)];
+        assert!(survives_removal(OWN, &members(&three), NodeId(3)));
+        assert!(!survives_removal(OWN, &members(&three), NodeId(2)));
+    }
+}
