@@ -96,6 +96,8 @@ codes! {
     DiskFull = "disk_full", 503;
     /// The node's cache memory is full; nothing was done.
     MemoryFull = "memory_full", 503;
+    /// A change of the cluster's members that cannot be made, with the reason; nothing was done.
+    ClusterChangeRefused = "cluster_change_refused", 409;
     /// Another node leads and takes the write: its URL is in `Location`; nothing was done.
     LeaderElsewhere = "leader_elsewhere", 307;
     /// The write may or may not have been done.

@@ -46,6 +46,15 @@ pub const ADMIN_ENTITY_BY_ALIAS: &str = "/admin/insight/entity_by_alias";
 /// Operations per second.
 pub const ADMIN_OPS: &str = "/admin/metrics/ops";
 
+/// Every node of the cluster, in both groups.
+pub const CLUSTER_STATUS: &str = "/admin/cluster/status";
+/// Takes a node into the cluster.
+pub const CLUSTER_ADD: &str = "/admin/cluster/add";
+/// Removes a node from the cluster, for good.
+pub const CLUSTER_REMOVE: &str = "/admin/cluster/remove";
+/// Hands the leadership over.
+pub const CLUSTER_TRANSFER: &str = "/admin/cluster/transfer";
+
 /// Whether the process lives; needs no key.
 pub const LIVEZ: &str = "/livez";
 /// Whether the node can serve a linearizable read; needs no key.

@@ -173,3 +173,25 @@ pub struct Entities {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
+
+/// `POST /admin/cluster/add`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterAdd {
+    /// The node's peer address, as `host:port`.
+    pub address: String,
+}
+
+/// `POST /admin/cluster/remove`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRemove {
+    /// The node's id, as `/admin/cluster/status` shows it.
+    pub node: String,
+}
+
+/// `POST /admin/cluster/transfer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterTransfer {
+    /// The node that shall lead; without it, the voter that has come furthest.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub node: Option<String>,
+}

@@ -170,3 +170,69 @@ pub struct Problem {
     /// The stable code.
     pub code: Code,
 }
+
+/// What a member does in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes the writes.
+    Leader,
+    /// Votes, and follows the leader.
+    Voter,
+    /// Follows the leader, and does not vote.
+    Learner,
+}
+
+body! {
+    /// One member of one group.
+    ClusterMember {
+        /// What it does.
+        role: Role,
+        /// Its process's incarnation; 0 in the `values` group.
+        incarnation: u64,
+        /// The generation, for the cache group; else 0.
+        generation: u64,
+        /// Its term; absent when the node does not answer.
+        term: Option<u64>,
+        /// The last index of its log; absent when the node does not answer.
+        last_index: Option<u64>,
+        /// The last index that it has applied; absent when the node does not answer.
+        applied_index: Option<u64>,
+        /// How many entries its log is behind the leader's; absent where the leader does not say.
+        lag: Option<u64>,
+        /// How long ago it last answered the leader, in milliseconds; absent for the leader itself.
+        last_contact_ms: Option<u64>,
+    }
+}
+body! {
+    /// One node of the cluster.
+    ClusterNode {
+        /// Its id.
+        node: String,
+        /// Where its peers reach it.
+        address: String,
+        /// Whether it answers.
+        reachable: bool,
+        /// Its program's version; absent when it does not answer.
+        version: Option<String>,
+        /// Its member of the group of the Value Store.
+        values: ClusterMember,
+        /// Its member of the cache group, when it has one.
+        cache: Option<ClusterMember>,
+    }
+}
+body! {
+    /// The cluster as one node sees it.
+    Cluster {
+        /// The node that answers.
+        node: String,
+        /// The leader of the Value Store's group, when one is known.
+        leader: Option<String>,
+        /// The leader of the cache group, when one is known.
+        cache_leader: Option<String>,
+        /// The running generation of the cache.
+        cache_generation: u64,
+        /// Every node.
+        nodes: Vec<ClusterNode>,
+    }
+}

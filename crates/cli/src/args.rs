@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::failure::Failure;
-use crate::{alias, completions, keys, limits, login, ping, store};
+use crate::{alias, cluster, completions, keys, limits, login, ping, store};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -116,6 +116,10 @@ pub(crate) enum Command {
     /// Manage the aliases of the API key in use
     #[command(subcommand)]
     Alias(alias::Command),
+
+    /// Look at the cluster's nodes, and change them; needs the root key and --admin-url
+    #[command(subcommand)]
+    Cluster(cluster::Command),
 
     /// Check that the service answers, and show who is asking
     Ping(ping::Command),

@@ -187,7 +187,8 @@ fn exit_of_code(code: Code) -> Exit {
         | Code::Forbidden
         | Code::AddressForbidden
         | Code::RateLimited
-        | Code::AddressRateLimited => Exit::Refused,
+        | Code::AddressRateLimited
+        | Code::ClusterChangeRefused => Exit::Refused,
         Code::MalformedBody
         | Code::MalformedRequest
         | Code::InvalidParameter
@@ -263,6 +264,7 @@ fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
         | Code::UrlTooLong
         | Code::EncodedBody
         | Code::HeadersTooLarge
+        | Code::ClusterChangeRefused
         | Code::OutcomeUnknown => return None,
     };
     Some(hint.to_owned())

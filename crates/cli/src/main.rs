@@ -7,6 +7,7 @@
 
 mod alias;
 mod args;
+mod cluster;
 mod completions;
 mod escape;
 mod failure;

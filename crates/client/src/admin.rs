@@ -41,6 +41,43 @@ impl Admin {
         Self { client }
     }
 
+    /// Every node of the cluster, in both groups.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn cluster(&self) -> Result<response::Cluster, Error> {
+        let call = Call::new(Listener::Private, Effect::Read, Method::GET, path::CLUSTER_STATUS);
+        self.client.read_json(&call).await
+    }
+
+    /// Takes the node that listens at this peer address into the cluster: as a learner, and as a voter when it has caught
+    /// up.
+    ///
+    /// # Errors
+    /// `cluster_change_refused`; see [`Error`].
+    pub async fn add_node(&self, address: impl Into<String>) -> Result<(), Error> {
+        let body = request::ClusterAdd { address: address.into() };
+        self.client.send(&call(Effect::Write, path::CLUSTER_ADD).json(&body)).await.map(drop)
+    }
+
+    /// Removes a node for good, alive or not.
+    ///
+    /// # Errors
+    /// `cluster_change_refused`; see [`Error`].
+    pub async fn remove_node(&self, node: impl Into<String>) -> Result<(), Error> {
+        let body = request::ClusterRemove { node: node.into() };
+        self.client.send(&call(Effect::Write, path::CLUSTER_REMOVE).json(&body)).await.map(drop)
+    }
+
+    /// Hands the leadership of the Value Store's group to a node, or to the voter that has come furthest.
+    ///
+    /// # Errors
+    /// `cluster_change_refused`; see [`Error`].
+    pub async fn transfer_leadership(&self, node: Option<String>) -> Result<(), Error> {
+        let body = request::ClusterTransfer { node };
+        self.client.send(&call(Effect::Write, path::CLUSTER_TRANSFER).json(&body)).await.map(drop)
+    }
+
     /// Makes an API key with a scope of its own and the default limits. Its text is answered this once.
     ///
     /// # Errors

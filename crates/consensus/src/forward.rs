@@ -167,7 +167,7 @@ async fn deposed(metrics: &mut Metrics, leader: MemberId) {
 fn failed(error: Error, command: state::command::Command) -> Failed {
     match error {
         Error::NoLeader | Error::NotLeader(_) | Error::Stopped => {
-            Failed { error: Error::NoLeader, command: Some(command) }
+            Failed { error: Error::NoLeader, command: Some(Box::new(command)) }
         }
         Error::NoQuorum | Error::Overloaded | Error::DiskFull | Error::OutcomeUnknown => error.into(),
     }

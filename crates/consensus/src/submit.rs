@@ -58,7 +58,7 @@ const NEWS_WAIT_MAX: Duration = Duration::from_millis(20);
 /// Why a command has no outcome, with the command where it surely was not appended for want of a leader.
 pub(crate) struct Failed {
     pub(crate) error: Error,
-    pub(crate) command: Option<Command>,
+    pub(crate) command: Option<Box<Command>>,
 }
 
 impl From<Error> for Failed {
@@ -124,11 +124,11 @@ impl<E: Engine> Group<E> {
                     let queue = self.submitter().forwarder.queue(id, &peer);
                     self.enqueue(&queue, command, deadline).await
                 }
-                Leader::Nobody => Err(Failed { error: Error::NoLeader, command: Some(command) }),
+                Leader::Nobody => Err(Failed { error: Error::NoLeader, command: Some(Box::new(command)) }),
             };
             command = match answer {
                 Ok(outcome) => return Ok(outcome),
-                Err(Failed { command: Some(command), .. }) if Instant::now() < leaderless_until => command,
+                Err(Failed { command: Some(command), .. }) if Instant::now() < leaderless_until => *command,
                 Err(Failed { error, .. }) => return Err(error),
             };
             self.await_news(leaderless_until).await;
@@ -340,7 +340,7 @@ fn distribute(answers: Vec<oneshot::Sender<Answer>>, proposed: &Batch, result: C
         }
         Err(ClientWriteError::ForwardToLeader(_)) => {
             for (answer, command) in answers.into_iter().zip(&proposed.commands) {
-                drop(answer.send(Err(Failed { error: Error::NoLeader, command: Some(command.clone()) })));
+                drop(answer.send(Err(Failed { error: Error::NoLeader, command: Some(Box::new(command.clone())) })));
             }
         }
         Err(

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Check a configuration file, and print the settings that it brings
     CheckConfig(CheckConfig),
+    /// Print the root key, which follows from the instance secret
+    RootKey(RootKey),
 }
 
 /// `insid dev`.
@@ -82,4 +84,12 @@ pub(crate) struct CheckConfig {
     /// The configuration file (TOML)
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+}
+
+/// `insid root-key`.
+#[derive(Debug, Args)]
+pub(crate) struct RootKey {
+    /// The configuration file (TOML), which names the secret's file; the environment's secret wins over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
 }

@@ -3,11 +3,13 @@
 mod check_config;
 mod dev;
 mod init;
+mod root_key;
 mod run;
 
 pub(crate) use check_config::check_config;
 pub(crate) use dev::dev;
 pub(crate) use init::init;
+pub(crate) use root_key::root_key;
 pub(crate) use run::run;
 
 /// Why a command ended without success: decides the exit code.

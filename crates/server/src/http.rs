@@ -36,6 +36,7 @@ use crate::{
 pub(crate) mod address;
 pub(crate) mod body;
 pub(crate) mod caller;
+pub(crate) mod cluster;
 pub(crate) mod error;
 pub(crate) mod health;
 pub(crate) mod keys;

@@ -6,11 +6,18 @@
 //! 4. What hyper would refuse without a word (a head that is too large, no HTTP, or too slow) is answered in words.
 //! 5. The socket is closed softly: what the client still sends is read for a while, since closing on it would make
 //!    its kernel throw our last answer away.
-//! 6. At a shutdown nothing new is accepted, and what is in flight has a time to finish.
+//! 6. At a shutdown nothing new is accepted. A client may be sending on a connection that it keeps open, and could not
+//!    tell whether a request that meets a close was done: so every such connection is served once more, and that answer
+//!    says that it is the last. Only one that stays silent for [`FAREWELL_TIME_MAX`] is closed without.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, http::Request, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, header::CONNECTION},
+    response::Response,
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -38,6 +45,8 @@ const BUFFER_BYTES_MAX: usize = 256 * 1024;
 const TURNED_AWAY_MAX: usize = 64;
 /// How long a closed connection is read for the client to notice.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a connection that is kept open may be silent at a shutdown before it is closed.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 /// The pause after the operating system could not accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -168,9 +177,11 @@ impl Connection {
         let activity = Arc::new(Activity::default());
         let (ended, end) = oneshot::channel();
         let stream = Watched::new(stream, self.options.times, activity.clone(), ended);
-        let service = service_fn(|request: Request<Incoming>| self.answer(request, activity.clone()));
+        let stopping = shutdown.clone();
+        let service = service_fn(|request: Request<Incoming>| self.answer(request, activity.clone(), stopping.clone()));
         let mut builder = http1::Builder::new();
         // A client may close its side once it has sent its request: it is answered all the same.
+        let mut was_silent = false;
         builder
             .half_close(true)
             .header_read_timeout(None)
@@ -182,8 +193,14 @@ impl Connection {
             let done = tokio::select! {
                 done = connection.as_mut() => done,
                 () = told_to_stop(&mut shutdown) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+                    match timeout(FAREWELL_TIME_MAX, connection.as_mut()).await {
+                        Ok(done) => done,
+                        Err(_) => {
+                            was_silent = !activity.is_serving();
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
                 }
             };
             if let Err(error) = done {
@@ -191,8 +208,13 @@ impl Connection {
             }
         }
         // hyper has dropped the stream, and with that handed it back.
-        if let Ok(Ended { stream, verdict }) = end.await {
-            close(stream, verdict).await;
+        if let Ok(Ended { mut stream, verdict }) = end.await {
+            if was_silent {
+                // No answer is on its way that a close could overtake.
+                drop(timeout(LINGER_TIME_MAX, stream.shutdown()).await);
+            } else {
+                close(stream, verdict).await;
+            }
         }
     }
 
@@ -200,12 +222,16 @@ impl Connection {
         &self,
         mut request: Request<Incoming>,
         activity: Arc<Activity>,
+        shutdown: watch::Receiver<bool>,
     ) -> Result<Response, std::convert::Infallible> {
         activity.request_began();
         request.extensions_mut().insert(Peer(self.peer));
-        let answer = self.router.clone().call(request.map(Body::new)).await;
+        let Ok(mut answer) = self.router.clone().call(request.map(Body::new)).await;
+        if *shutdown.borrow() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         activity.request_ended();
-        answer
+        Ok(answer)
     }
 }
 

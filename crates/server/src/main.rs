@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => commands::dev(&arguments, &environment),
         Command::Run(arguments) => commands::run(&arguments, &environment),
         Command::Init(arguments) => commands::init(&arguments),
+        Command::RootKey(arguments) => commands::root_key(&arguments, &environment),
         Command::CheckConfig(arguments) => commands::check_config(&arguments, &environment),
     };
     match done {

@@ -64,6 +64,8 @@ pub(crate) enum Error {
     DiskFull,
     /// Nothing was done: the cache holds as much as the node gives it.
     MemoryFull,
+    /// Nothing was done: a change of the cluster's members that cannot be made, with the reason.
+    ClusterChangeRefused(String),
     /// The write may or may not have been done.
     OutcomeUnknown,
     /// A bug or a failed disk, for the log.

@@ -49,6 +49,26 @@ fn a_configuration_is_checked_and_shown() {
 }
 
 #[test]
+fn the_root_key_is_printed_from_file_or_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("insid.toml");
+    let shown = path.to_str().unwrap();
+    std::fs::write(dir.path().join("secret"), "my-secret\n").unwrap();
+    std::fs::write(&path, format!("instance_secret_file = \"{}/secret\"\n", dir.path().display())).unwrap();
+    // printf %s my-secret | sha256sum | cut -c1-64 | tr -d '\n' | base64 -w0
+    let expected =
+        "MTg2ZWY3NmU5ZDZhNzIzZWNiNTcwZDRkOWMyODc0ODdkMDAxZTVkMzVmN2VkNGEzMTMzNTBhNDA3OTUwMzE4ZQ==\n".to_owned();
+    let command = ["root-key", "--config", shown];
+    assert_eq!(output(&command, &[]), (Some(0), expected, String::new()));
+    let (code, other, _) = output(&command, &[("INSIDB_INSTANCE_SECRET", "another")]);
+    assert_eq!((code, other.len()), (Some(0), 89));
+    assert_ne!(output(&command, &[]).1, other);
+    std::fs::write(&path, "").unwrap();
+    let (code, said, _) = output(&command, &[]);
+    assert_eq!((code, said.as_str()), (Some(2), ""));
+}
+
+#[test]
 fn a_taken_address_ends_with_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

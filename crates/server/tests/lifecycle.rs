@@ -64,6 +64,30 @@ fn a_request_in_flight_is_finished_before_the_stop() {
 }
 
 #[test]
+fn a_connection_that_is_kept_open_is_served_once_more_at_the_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.create_key("tenant");
+    let mut kept: Vec<Client> = (0..8).map(|_| server.client(&key)).collect();
+    for client in &mut kept {
+        let answer = client.post("/vs", json!({"key": "k", "value": "before"}));
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+    }
+    server.signal("TERM");
+    wait_for("the listener to close", || Client::try_connect(server.public).is_err().then_some(()));
+    for (n, client) in kept.iter_mut().enumerate() {
+        let answer = client.post("/vs", json!({"key": format!("k{n}"), "value": "at the stop"}));
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{n}");
+    }
+    assert_eq!(server.wait(), Some(0));
+    let server = Server::start(dir.path());
+    for n in 0..kept.len() {
+        let answer = server.client(&key).get(&format!("/vs?key=k{n}"));
+        assert_eq!(answer.json(), json!({"data": "at the stop"}), "{n}");
+    }
+}
+
+#[test]
 fn a_second_process_on_the_same_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());

@@ -80,7 +80,9 @@ impl Hub {
     /// The member is there from now on.
     pub fn join<E: Engine>(&self, group: &Group<E>) {
         let member: Arc<dyn Member> = Arc::new(group.clone());
-        self.change(|state| drop(state.members.insert(group.member(), member)));
+        self.change(|state| {
+            state.members.insert(group.member(), member);
+        });
     }
 
     /// The member is not there any more; its connections break.
@@ -93,7 +95,9 @@ impl Hub {
 
     /// Nothing that `from` sends arrives at `to`.
     pub fn cut(&self, from: MemberId, to: MemberId) {
-        self.change(|state| drop(state.cut.insert((from, to))));
+        self.change(|state| {
+            state.cut.insert((from, to));
+        });
     }
 
     /// Cuts a member off from all others, both ways.

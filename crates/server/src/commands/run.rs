@@ -22,17 +22,7 @@ pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Fail
         ("--log-level", "log_level", arguments.log_level.clone()),
     ];
     let config = effective(&arguments.config, environment, &flags)?;
-    let secret = match (environment.get(secret::VARIABLE), &config.instance_secret_file) {
-        (Some(text), _) => InstanceSecret::new(text)?,
-        (None, Some(path)) => InstanceSecret::read(path)?,
-        (None, None) => {
-            return Err(Failure::Usage(format!(
-                "there is no instance secret: set `instance_secret_file` in {}, or {}",
-                arguments.config.display(),
-                secret::VARIABLE
-            )));
-        }
-    };
+    let secret = instance_secret(&config, &arguments.config, environment)?;
     // A node that has others to join founds nothing: it asks them which cluster theirs is.
     if !DataDir::exists(&config.data_dir) && config.join.is_empty() {
         server::create_data_dir(&config.data_dir, &System::new())?;
@@ -52,4 +42,21 @@ pub(crate) fn effective(
     config.lay_flags(flags)?;
     config.check_all()?;
     Ok(config)
+}
+
+/// The instance secret of the node that `path` configures.
+pub(crate) fn instance_secret(
+    config: &Config,
+    path: &Path,
+    environment: &Environment,
+) -> Result<InstanceSecret, Failure> {
+    match (environment.get(secret::VARIABLE), &config.instance_secret_file) {
+        (Some(text), _) => Ok(InstanceSecret::new(text)?),
+        (None, Some(path)) => Ok(InstanceSecret::read(path)?),
+        (None, None) => Err(Failure::Usage(format!(
+            "there is no instance secret: set `instance_secret_file` in {}, or {}",
+            path.display(),
+            secret::VARIABLE
+        ))),
+    }
 }

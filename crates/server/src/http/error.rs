@@ -181,6 +181,7 @@ fn describe_service(error: &service::Error) -> Described {
         service::Error::ApiKeyNotFound => Described::new(Code::ApiKeyNotFound, "API key not found"),
         service::Error::ScopeGone => Described::new(Code::Unauthorized, "The API key has been deleted"),
         service::Error::NotAnInteger => Described::new(Code::NotAnInteger, "Field `value` must be an integer as text"),
+        service::Error::ClusterChangeRefused(reason) => Described::new(Code::ClusterChangeRefused, reason.clone()),
         service::Error::Redirect(_) => {
             Described::new(Code::LeaderElsewhere, "Another node leads; nothing was done, send the write there")
         }

@@ -283,7 +283,7 @@ fn uptime(seconds: u64) -> String {
     units[begin..].iter().map(|(count, unit)| format!("{count}{unit}")).collect::<Vec<_>>().join(" ")
 }
 
-fn json(body: &impl Serialize) -> Response {
+pub(crate) fn json(body: &impl Serialize) -> Response {
     let body = serde_json::to_vec(body).expect("a struct of text and numbers always serializes");
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -35,6 +35,7 @@ use crate::{
         App, Call, KnownCall,
         body::Payload,
         caller::Known,
+        cluster,
         error::Error,
         health, keys, kv,
         router::{Class, Operation, Path, Permission, Route},
@@ -138,6 +139,10 @@ async fn operate(operation: Operation, call: KnownCall<'_>) -> Result<Response, 
         Operation::AdminEntities => keys::admin_entities(call).await,
         Operation::AdminEntityByAlias => keys::admin_entity_by_alias(call).await,
         Operation::AdminOps => Ok(keys::admin_ops(&call)),
+        Operation::ClusterStatus => cluster::status(call).await,
+        Operation::ClusterAdd => cluster::add(call).await,
+        Operation::ClusterRemove => cluster::remove(call).await,
+        Operation::ClusterTransfer => cluster::transfer(call).await,
         Operation::Live | Operation::Ready | Operation::Metrics => health::serve(call.call.app, operation).await,
     }
 }

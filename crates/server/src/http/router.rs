@@ -101,6 +101,10 @@ pub(crate) enum Operation {
     AdminEntities,
     AdminEntityByAlias,
     AdminOps,
+    ClusterStatus,
+    ClusterAdd,
+    ClusterRemove,
+    ClusterTransfer,
     Live,
     Ready,
     Metrics,
@@ -179,6 +183,10 @@ fn system() -> Vec<Row> {
         (Method::POST, path::ADMIN_ENTITIES, Operation::AdminEntities),
         (Method::POST, path::ADMIN_ENTITY_BY_ALIAS, Operation::AdminEntityByAlias),
         (Method::GET, path::ADMIN_OPS, Operation::AdminOps),
+        (Method::GET, path::CLUSTER_STATUS, Operation::ClusterStatus),
+        (Method::POST, path::CLUSTER_ADD, Operation::ClusterAdd),
+        (Method::POST, path::CLUSTER_REMOVE, Operation::ClusterRemove),
+        (Method::POST, path::CLUSTER_TRANSFER, Operation::ClusterTransfer),
     ]
     .map(|(method, path, operation)| (method, path.to_owned(), operation))
     .to_vec()
@@ -244,7 +252,11 @@ fn standing(operation: Operation) -> (Listener, Class, Permission) {
         | Operation::AdminEntity
         | Operation::AdminEntities
         | Operation::AdminEntityByAlias
-        | Operation::AdminOps => (Listener::Private, Class::System, Permission::Root),
+        | Operation::AdminOps
+        | Operation::ClusterStatus
+        | Operation::ClusterAdd
+        | Operation::ClusterRemove
+        | Operation::ClusterTransfer => (Listener::Private, Class::System, Permission::Root),
         Operation::Live | Operation::Ready | Operation::Metrics => (Listener::Private, Class::System, Permission::Open),
     }
 }

@@ -39,6 +39,11 @@ impl Activity {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether one is being served now.
+    pub(crate) fn is_serving(&self) -> bool {
+        is_serving(self.turn())
+    }
+
     fn turn(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }

@@ -296,7 +296,9 @@ mod tests {
         leader.registry = registry(&[(A, inside(1)), (B, inside(2)), (C, Standing::Unregistered)]);
         leader.registry.unsettled = Some(NodeChange::Added(C));
         assert_eq!(decide(&leader), Step::Wait);
-        leader.leads.as_mut().map(|leads| leads.members.is_settled = false);
+        if let Some(leads) = &mut leader.leads {
+            leads.members.is_settled = false;
+        }
         assert_eq!(decide(&leader), Step::SetVoters([id(A, 1), id(B, 2)].into()));
     }
 
