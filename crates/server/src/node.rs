@@ -115,8 +115,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts the node; returns when it can serve linearizable reads and writes of both stores, however long the rest of
-    /// the cluster takes.
+    /// Starts the node; it serves when [`Node::await_serving`] returns, and refuses until then.
     pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
         let raft = options.raft.clone();
         // All of it runs on Raft's own runtime: what the groups spawn stays there.
@@ -165,14 +164,7 @@ impl Node {
         }
         node.found_or_join(&options).await?;
         node.spawn_tasks(&options, peers, fault_sender);
-        node.await_serving().await?;
-        tracing::info!(
-            cluster = %identity.cluster_id,
-            node = %identity.node_id,
-            applied_index = node.values.status().applied_index,
-            cache_generation = node.cache.load().as_ref().map(|cache| cache.generation),
-            "node serves"
-        );
+        tracing::info!(cluster = %identity.cluster_id, node = %identity.node_id, "node started");
         Ok(node)
     }
 
@@ -247,8 +239,12 @@ impl Node {
         self.tasks.extend(tasks.iter().map(|task| task.abort_handle()));
     }
 
-    /// Returns when both groups serve; says now and then what is missing.
-    async fn await_serving(&self) -> anyhow::Result<()> {
+    /// Returns when the node can serve linearizable reads and writes of both stores, however long the rest of the cluster
+    /// takes; says now and then what is missing.
+    ///
+    /// # Errors
+    /// When a group has stopped on a fault.
+    pub(crate) async fn await_serving(&self) -> anyhow::Result<()> {
         let mut patience = Instant::now() + timing::PATIENCE;
         loop {
             let soon = Instant::now() + timing::STEP_WAIT_MAX;
@@ -261,7 +257,11 @@ impl Node {
                 (Err(error), _) => format!("the values group does not serve: {error}"),
                 (Ok(()), None) => "this node has no member of the cache group yet".to_owned(),
                 (Ok(()), Some(cache)) => match cache.group.read(soon).await {
-                    Ok(_) if self.holder.is_valid(self.desk.now()) => return Ok(()),
+                    Ok(_) if self.holder.is_valid(self.desk.now()) => {
+                        let applied_index = self.values.status().applied_index;
+                        tracing::info!(applied_index, cache_generation = cache.generation, "node serves");
+                        return Ok(());
+                    }
                     Ok(_) => "the leader has not granted this node its lease yet".to_owned(),
                     Err(error) => format!("the cache group does not serve: {error}"),
                 },

@@ -1,8 +1,8 @@
 //! The parts of a running server, put together.
 //!
 //! 1. Two runtimes: Raft's tasks never wait behind requests.
-//! 2. The listeners are bound before the node starts, so that a taken port is known at once; the node is started;
-//!    then requests are served, `addresses.json` is written, and the node is announced.
+//! 2. The listeners are bound before the node starts, so that a taken port is known at once. From then on requests are
+//!    answered, with 503 until the node serves; then `addresses.json` is written, and the node is announced.
 //! 3. A signal stops accepting, lets what is in flight finish, then stops the node, which makes a last checkpoint. A
 //!    second signal ends the process at once. A fault of the node ends it with what and where.
 
@@ -94,18 +94,11 @@ pub(crate) fn create_data_dir(path: &Path, env: &dyn Env) -> anyhow::Result<()> 
 }
 
 /// Makes the data directory of a node that joins a cluster: asks the others which, for as long as it takes.
-async fn create_joining_data_dir(
-    config: &Config,
-    own_address: &str,
-    token: &Token,
-    env: &dyn Env,
-) -> anyhow::Result<()> {
+async fn create_joining_data_dir(config: &Config, token: &Token, env: &dyn Env) -> anyhow::Result<()> {
     let node = NodeId(env.random_u64());
     let peers =
         Peers::new(PeerOptions { node, cluster_id: Arc::default(), token: token.clone(), tls: peer_tls(config)? });
-    // Behind its own address nobody answers yet.
-    let others: Vec<String> = config.join.iter().filter(|address| *address != own_address).cloned().collect();
-    let cluster_id = node::find_cluster(&peers, &others).await;
+    let cluster_id = node::find_cluster(&peers, &config.join).await;
     DataDir::create(&config.data_dir, cluster_id, node, Role::Joiner)
 }
 
@@ -144,6 +137,13 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
 async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
     let Start { config, secret, announce } = start;
     let mut signals = Signals::new()?;
+    let token = secret.peer_token();
+    if !DataDir::exists(&config.data_dir) {
+        tokio::select! {
+            made = create_joining_data_dir(&config, &token, &*env) => made?,
+            () = signals.next() => return Ok(()),
+        }
+    }
     let public = bind("public_address", config.public_address).await?;
     let private = bind("private_address", config.private_address).await?;
     let public_options =
@@ -164,24 +164,16 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     };
     let addresses =
         Addresses { public: public.local_addr()?, private: private.local_addr()?, peer: advertised.clone() };
-    let token = secret.peer_token();
-    let own_address = advertised.clone().unwrap_or_default();
     let side = PeerSide {
         listener: peer,
         address: advertised.unwrap_or_default(),
         join: config.join.clone(),
-        token: token.clone(),
+        token,
         tls: peer_tls(&config)?,
     };
     let options = node_options(&config, env.clone(), &metrics, raft, side, public_url(&config, addresses.public));
-    let starting = async {
-        if !DataDir::exists(&config.data_dir) {
-            create_joining_data_dir(&config, &own_address, &token, &*env).await?;
-        }
-        Node::start(options).await
-    };
     let node = tokio::select! {
-        node = starting => node?,
+        node = Node::start(options) => node?,
         () = signals.next() => return Ok(()),
     };
     let app = Arc::new(app(&config, &node, &secret.root_key(), env.clone(), metrics));
@@ -190,17 +182,21 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     let public = tokio::spawn(listen::serve(public, router(&app, Listener::Public), public_options, stopping.clone()));
     let private = tokio::spawn(listen::serve(private, router(&app, Listener::Private), private_options, stopping));
     let housekeeping = tokio::spawn(keep_house(app));
-    let json = serde_json::to_vec(&addresses).context("encoding the addresses")?;
-    node::data_dir::write_durably(&config.data_dir, ADDRESSES_FILE, &json)?;
-    tracing::info!(public = %addresses.public, private = %addresses.private, version = env!("CARGO_PKG_VERSION"), "listening");
-    if let Some(announce) = announce {
-        // Where nobody reads standard output, the node serves all the same.
-        drop(std::io::stdout().write_all(announce(&addresses).as_bytes()));
-    }
-
+    let ready = async {
+        node.await_serving().await?;
+        let json = serde_json::to_vec(&addresses).context("encoding the addresses")?;
+        node::data_dir::write_durably(&config.data_dir, ADDRESSES_FILE, &json)?;
+        tracing::info!(public = %addresses.public, private = %addresses.private, version = env!("CARGO_PKG_VERSION"), "listening");
+        if let Some(announce) = announce {
+            // Where nobody reads standard output, the node serves all the same.
+            drop(std::io::stdout().write_all(announce(&addresses).as_bytes()));
+        }
+        std::future::pending::<anyhow::Result<()>>().await
+    };
     let fault = tokio::select! {
         () = signals.next() => None,
         fault = node.fault() => Some(fault),
+        failed = ready => Some(failed.err().map_or_else(String::new, |error| format!("{error:#}"))),
     };
     tokio::spawn(async move {
         signals.next().await;

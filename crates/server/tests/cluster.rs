@@ -259,7 +259,7 @@ fn a_node_is_removed_for_good_and_not_when_that_would_cost_the_majority() {
     let (key, _) = cluster.create_key(leader, "tenant");
     assert_eq!(cluster.client(stays, &key).post("/vs", json!({"key": "k", "value": "v"})).status, 200);
     assert_eq!(cluster.status(leader)["nodes"].as_array().unwrap().len(), 2);
-    assert!(!cluster.is_ready(gone));
+    assert!(!cluster.is_ready(gone), "it answers, and does not serve");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Instant,
 };
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::{Answer, Client, PATIENCE, wait_for};
 
 const SECRET: &str = "the-tests-own-secret";
-/// Base64 of the hex of SHA-256 of the secret: what `insid root-key` prints for it.
+
 fn root_key(config: &Path) -> String {
     let printed = insid(&["root-key", "--config", config.to_str().unwrap()]).output().unwrap();
     String::from_utf8(printed.stdout).unwrap().trim().to_owned()
@@ -24,6 +25,22 @@ fn insid(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_insid"));
     command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").env("INSIDB_INSTANCE_SECRET", SECRET);
     command
+}
+
+/// A port that is free now, and that no outgoing connection takes meanwhile: it lies below those that the system gives
+/// away. Each test process begins at a place of its own, so that clusters side by side do not meet.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    let begin = std::process::id().wrapping_mul(97);
+    loop {
+        let port = FIRST + begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// One node, running or not.
@@ -74,9 +91,8 @@ impl Cluster {
     /// A node that does not run yet, with addresses of its own.
     pub(crate) fn reserve(&mut self) -> usize {
         let number = self.nodes.len();
-        // All three at once, so that they differ. Whoever takes one of them meanwhile makes the start fail loudly.
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let address = |n: usize| listeners[n].local_addr().unwrap();
+        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let address = |n: usize| SocketAddr::from(([127, 0, 0, 1], ports[n]));
         let dir = self.dir.path().join(format!("node{number}"));
         let node = Node { dir, public: address(0), private: address(1), peer: address(2), child: None };
         self.nodes.push(node);
