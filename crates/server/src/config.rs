@@ -89,8 +89,8 @@ settings! {
     peer_tls_ca: Option<PathBuf> = None;
     /// What a node that does not lead does with a write: forward passes it on, redirect answers 307 with the leader's URL.
     on_follower_write: OnFollowerWrite = OnFollowerWrite::Forward;
-    /// Where clients reach this node, as in "https://node1.example.com:8080": what the others redirect to. Empty: made
-    /// from public_address.
+    /// Where clients reach this node: scheme, host and port. What the others redirect to. Empty: made from
+    /// public_address.
     public_url: String = String::new();
     /// How long the cache may be without a leader that has a majority before it is given up and begins anew, empty.
     cache_reset_after_ms: u64 = 3_000;
