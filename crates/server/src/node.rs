@@ -228,6 +228,7 @@ impl Node {
             fault,
             incarnation: None,
             doubt: Doubt::default(),
+            informed: None,
         };
         self.driver = tokio::spawn(driver.run()).abort_handle();
         let tasks = [

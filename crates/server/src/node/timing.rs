@@ -22,6 +22,8 @@ pub(crate) const SUSPICION_AGE_MAX: Duration = Duration::from_millis(1_500);
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// A member that was heard from within this time counts as living.
 pub(crate) const CONTACT_AGE_MAX: Duration = Duration::from_millis(1_500);
+/// How long a change of the cache group's members is waited for.
+pub(crate) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long one step of the node's own work waits for its group.
 pub(crate) const STEP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a leadership may take to be handed over at a stop.

@@ -42,6 +42,8 @@ pub(super) struct Leads {
     pub(super) members: Members,
     /// The last index of the leader's log.
     pub(super) last_index: u64,
+    /// Whether the registry is no older than this leadership.
+    pub(super) is_informed: bool,
 }
 
 /// The next thing to do.
@@ -58,6 +60,8 @@ pub(super) enum Step {
     Start(Start),
     /// Propose this to the registry.
     Propose(Registry),
+    /// As the leader: bring the registry up to what was committed before this leadership began.
+    ReadRegistry,
     /// As the leader: take this member in as a learner.
     AddLearner(MemberId),
     /// As the leader: these shall vote.
@@ -113,6 +117,12 @@ fn start(seen: &Seen, generation: u64, incarnation: u64) -> Start {
 /// What the generation's leader does to bring voters and node set together, one step at a time.
 fn lead(registry: &RegistryState, leads: &Leads) -> Step {
     let members = &leads.members;
+    // An older leader may have made the voters those of a node set that this node has not heard of, and reported it:
+    // with the old set in hand this one would undo that, and the next change would find voters it does not expect
+    // (rule 5). Changes that come after this leadership began are no danger, since only its own reports settle them.
+    if !leads.is_informed {
+        return Step::ReadRegistry;
+    }
     if !members.is_settled {
         // A change that another leader has left half done; one of our own is awaited before the next look.
         return Step::SetVoters(members.voters.clone());
@@ -225,7 +235,7 @@ mod tests {
         let members = voters.iter().map(|id| member(id, true)).chain(learners.iter().map(|id| member(id, false)));
         let members =
             Members { members: members.collect(), voters: voters.iter().copied().collect(), is_settled: true };
-        Some(Leads { members, last_index: 120 })
+        Some(Leads { members, last_index: 120, is_informed: true })
     }
 
     #[test]
@@ -300,6 +310,28 @@ mod tests {
             leads.members.is_settled = false;
         }
         assert_eq!(decide(&leader), Step::SetVoters([id(A, 1), id(B, 2)].into()));
+    }
+
+    /// What an uninformed leader would undo: the registry's next steps would then end a generation that has a quorum.
+    #[test]
+    fn a_new_leader_learns_of_the_node_set_before_it_touches_the_voters() {
+        let d = NodeId(4);
+        let e = NodeId(5);
+        let mut current = registry(&[(A, inside(1)), (B, inside(2)), (C, inside(3)), (d, inside(4))]);
+        let mut leader = seen(registry(&[(A, inside(1)), (B, inside(2)), (C, inside(3))]));
+        leader.leads = leads(&[id(A, 1), id(B, 2), id(C, 3), id(d, 4)], &[]);
+        let without_d = Step::SetVoters([id(A, 1), id(B, 2), id(C, 3)].into());
+        assert_eq!(decide(&leader), without_d, "this is what the old registry asks for");
+        leader.leads.as_mut().unwrap().is_informed = false;
+        assert_eq!(decide(&leader), Step::ReadRegistry);
+        // The set counts as settled. With the voters A, B and C, the next addition and three processes that start anew
+        // end a generation in which B and C are a quorum.
+        current.last_incarnation = 9;
+        assert!(current.apply(&Registry::AddNode(e)).is_ok());
+        for (node, previous) in [(A, Some(1)), (d, Some(4)), (e, None)] {
+            assert!(current.apply(&Registry::Register { node, previous, nonce: 0 }).is_ok());
+        }
+        assert!(current.apply(&Registry::Reset { generation: 5 }).is_ok());
     }
 
     #[test]

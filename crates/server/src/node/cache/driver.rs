@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use state::{
 use storage::disk::DiskEngine;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -27,7 +28,7 @@ use super::{
     member,
     suspicion::Doubt,
 };
-use crate::node::timing::{LOOK, RAFT_LEASE_AND_MARGIN, STEP_WAIT_MAX};
+use crate::node::timing::{CHANGE_WAIT_MAX, CONTACT_AGE_MAX, LOOK, RAFT_LEASE_AND_MARGIN, STEP_WAIT_MAX};
 
 /// What lease renewals carry for the driver.
 #[derive(Debug, Default)]
@@ -71,6 +72,8 @@ pub(crate) struct Driver<W> {
     pub(crate) incarnation: Option<u64>,
     /// Its suspicion.
     pub(crate) doubt: Doubt,
+    /// The leadership, by generation and term, for which the registry was read.
+    pub(crate) informed: Option<(u64, u64)>,
 }
 
 impl<W: Wire> Driver<W> {
@@ -104,17 +107,25 @@ impl<W: Wire> Driver<W> {
             Step::Start(start) => {
                 self.end().await;
                 tracing::info!(generation = start.generation, member = %start.member, "starting in the cache group");
+                // A member that fails to start has been one all the same: it never starts again under this name (rule 2).
+                let incarnation = self.incarnation.take();
                 let cache = member::start(&start, &self.peers(), self.wire.clone(), self.env.clone()).await?;
+                self.incarnation = incarnation;
                 self.watch(&cache.group);
                 self.cache.store(Some(Arc::new(cache)));
             }
             Step::Propose(change) => self.propose(change).await?,
+            Step::ReadRegistry => {
+                let term = self.group()?.status().term;
+                self.values.read(Instant::now() + STEP_WAIT_MAX).await?;
+                self.informed = seen.generation.map(|generation| (generation, term));
+            }
             Step::AddLearner(id) => {
                 let peer = self.peers().remove(&id.node).unwrap_or_default();
-                self.group()?.add_learner(id, peer).await?;
+                change(self.group()?.add_learner(id, peer)).await?;
             }
-            Step::SetVoters(voters) => self.group()?.set_voters(voters).await?,
-            Step::RemoveLearner(id) => self.group()?.remove_learner(id).await?,
+            Step::SetVoters(voters) => change(self.group()?.set_voters(voters)).await?,
+            Step::RemoveLearner(id) => change(self.group()?.remove_learner(id)).await?,
         }
         Ok(true)
     }
@@ -123,11 +134,17 @@ impl<W: Wire> Driver<W> {
         let node = self.values.member().node;
         let cache = self.cache.load_full();
         let quorum_age = cache.as_ref().and_then(|cache| cache.group.quorum_age());
+        let values_confirmed = self.values.quorum_age().is_some_and(|age| age <= CONTACT_AGE_MAX);
         let suspects = match registry.nodes.get(&node) {
             Some(Standing::In { generation, .. }) => {
-                self.doubt.look(*generation, quorum_age, self.env.monotonic(), self.reset_after)
+                let now = self.env.monotonic();
+                self.doubt.look(*generation, quorum_age, values_confirmed, now, self.reset_after)
             }
-            Some(Standing::Out { .. } | Standing::Unregistered) | None => false,
+            Some(Standing::Out { .. } | Standing::Unregistered) | None => {
+                // Once it is in, it gives the generation its whole time, whatever it thought of it before.
+                self.doubt = Doubt::default();
+                false
+            }
         };
         let drop_generation = {
             let mut words = self.words.lock();
@@ -139,7 +156,7 @@ impl<W: Wire> Driver<W> {
             incarnation: self.incarnation,
             leads_values: self.values.status().is_leader,
             generation: cache.as_ref().map(|cache| cache.generation),
-            leads: cache.and_then(|cache| leads(&cache, quorum_age)),
+            leads: cache.and_then(|cache| leads(&cache, quorum_age, self.informed)),
             drop_generation,
             suspects,
             registry,
@@ -224,9 +241,23 @@ impl<W: Wire> Driver<W> {
     }
 }
 
+/// A change of the group's members, given up when it takes too long. Without a quorum it would be waited for as long as
+/// this member leads, and its suspicion, the word to drop and the next generation would wait with it. What becomes of
+/// the change is seen at the next look.
+async fn change(change: impl Future<Output = Result<(), Error>>) -> anyhow::Result<()> {
+    match timeout(CHANGE_WAIT_MAX, change).await {
+        Ok(done) => Ok(done?),
+        Err(_) => bail!("a change of the cache group's members takes too long"),
+    }
+}
+
 /// What the member sees, when it leads and has had a quorum lately.
-fn leads(cache: &Cache, quorum_age: Option<Duration>) -> Option<Leads> {
+fn leads(cache: &Cache, quorum_age: Option<Duration>, informed: Option<(u64, u64)>) -> Option<Leads> {
     let status = cache.group.status();
     let has_quorum = quorum_age.is_some_and(|age| age <= RAFT_LEASE_AND_MARGIN);
-    (status.is_leader && has_quorum).then(|| Leads { members: cache.group.members(), last_index: status.last_index })
+    (status.is_leader && has_quorum).then(|| Leads {
+        members: cache.group.members(),
+        last_index: status.last_index,
+        is_informed: informed == Some((cache.generation, status.term)),
+    })
 }

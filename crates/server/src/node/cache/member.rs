@@ -58,7 +58,10 @@ pub(super) async fn start<W: Wire>(
     let group = Group::start(options, MemoryLog::default(), wire, machine, env).await.map_err(anyhow::Error::msg)?;
     if !start.founders.is_empty() {
         let at = |member: &MemberId| (*member, peers.get(&member.node).cloned().unwrap_or_default());
-        group.found(start.founders.iter().map(at).collect()).await?;
+        if let Err(error) = group.found(start.founders.iter().map(at).collect()).await {
+            group.shutdown().await;
+            return Err(error.into());
+        }
     }
     Ok(Cache { generation: start.generation, group })
 }

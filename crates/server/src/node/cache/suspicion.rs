@@ -45,24 +45,28 @@ impl Suspicions {
 /// One process's own suspicion.
 #[derive(Debug, Default)]
 pub(crate) struct Doubt {
-    /// The generation, and since when it has had no leader with a quorum, as far as this process knows.
+    /// The generation, and since when it has had no leader with a quorum while the `values` group had one, as far as
+    /// this process knows.
     since: Option<(u64, Duration)>,
 }
 
 impl Doubt {
     /// Looks at the generation: `quorum_age` is how long ago its leader last had a quorum, as far as this process has
-    /// heard. Answers whether it is suspected: nothing good was heard for `after`.
+    /// heard. Answers whether it is suspected: nothing good was heard for `after`, all of it under a confirmed leader of
+    /// the `values` group. Time without one does not count: a pause or an outage that silences both groups says nothing
+    /// about the cache, whose members may all be there when it ends.
     pub(crate) fn look(
         &mut self,
         generation: u64,
         quorum_age: Option<Duration>,
+        values_confirmed: bool,
         now: Duration,
         after: Duration,
     ) -> bool {
         let good_at = quorum_age.map(|age| now.saturating_sub(age));
         let since = match (self.since, good_at) {
-            (Some((known, since)), Some(good_at)) if known == generation => since.max(good_at),
-            (Some((known, since)), None) if known == generation => since,
+            (Some((known, since)), Some(good_at)) if values_confirmed && known == generation => since.max(good_at),
+            (Some((known, since)), None) if values_confirmed && known == generation => since,
             // A generation that was not known before gets its whole time.
             _ => now,
         };
@@ -84,14 +88,24 @@ mod tests {
     #[test]
     fn a_generation_is_suspected_when_nothing_good_was_heard_for_long() {
         let mut doubt = Doubt::default();
-        assert!(!doubt.look(1, None, s(0.0), AFTER));
-        assert!(!doubt.look(1, None, s(2.9), AFTER));
-        assert!(doubt.look(1, None, s(3.0), AFTER));
-        assert!(!doubt.look(1, Some(s(0.1)), s(3.1), AFTER));
+        assert!(!doubt.look(1, None, true, s(0.0), AFTER));
+        assert!(!doubt.look(1, None, true, s(2.9), AFTER));
+        assert!(doubt.look(1, None, true, s(3.0), AFTER));
+        assert!(!doubt.look(1, Some(s(0.1)), true, s(3.1), AFTER));
         // A leader that is heard, but has no quorum itself, is nothing good.
-        assert!(!doubt.look(1, Some(s(2.5)), s(5.5), AFTER));
-        assert!(doubt.look(1, Some(s(3.1)), s(6.1), AFTER));
-        assert!(!doubt.look(2, None, s(6.2), AFTER), "a new generation gets its whole time");
+        assert!(!doubt.look(1, Some(s(2.5)), true, s(5.5), AFTER));
+        assert!(doubt.look(1, Some(s(3.1)), true, s(6.1), AFTER));
+        assert!(!doubt.look(2, None, true, s(6.2), AFTER), "a new generation gets its whole time");
+    }
+
+    #[test]
+    fn an_outage_of_both_groups_casts_no_doubt_on_the_cache() {
+        let mut doubt = Doubt::default();
+        assert!(!doubt.look(1, Some(s(0.0)), true, s(0.0), AFTER));
+        assert!(!doubt.look(1, Some(s(5.0)), false, s(5.0), AFTER), "the process was paused, or everyone cut off");
+        assert!(!doubt.look(1, Some(s(5.1)), true, s(5.1), AFTER), "`values` has a leader first");
+        assert!(!doubt.look(1, Some(s(7.9)), true, s(7.9), AFTER));
+        assert!(doubt.look(1, Some(s(8.0)), true, s(8.0), AFTER), "the cache has had its whole time");
     }
 
     #[test]
