@@ -30,4 +30,7 @@ pub enum Error {
     /// The proposal was made, and its outcome did not arrive: it may or may not have taken effect.
     #[error("the outcome is unknown; read before writing again")]
     OutcomeUnknown,
+    /// The state holds as much as it may in memory. Nothing was proposed.
+    #[error("the memory is full; reads and deletes go on")]
+    MemoryFull,
 }

@@ -169,6 +169,8 @@ fn failed(error: Error, command: state::command::Command) -> Failed {
         Error::NoLeader | Error::NotLeader(_) | Error::Stopped => {
             Failed { error: Error::NoLeader, command: Some(Box::new(command)) }
         }
-        Error::NoQuorum | Error::Overloaded | Error::DiskFull | Error::OutcomeUnknown => error.into(),
+        Error::NoQuorum | Error::Overloaded | Error::DiskFull | Error::MemoryFull | Error::OutcomeUnknown => {
+            error.into()
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     forward::Forwarder,
     hold::Hold,
     read::Reads,
+    room::Room,
     state_machine::{Machine, Samples, decode_applied},
     submit::Submitter,
     transport::{
@@ -62,6 +63,9 @@ pub struct Options {
     pub quiet: Duration,
     /// The directory in which a snapshot on its way in is kept until it is whole; `None` keeps it in memory.
     pub spool: Option<PathBuf>,
+    /// The most bytes of keys and values that the leader lets the state hold: past it, writes that need room are refused.
+    /// `u64::MAX` is no bound.
+    pub state_bytes_max: u64,
 }
 
 impl Options {
@@ -109,6 +113,7 @@ struct Inner<E: Engine> {
     submitter: Submitter,
     reads: Reads,
     gate: Arc<Gate>,
+    room: Room,
     checkpointer: AbortHandle,
     checkpoints: watch::Receiver<CheckpointStatus>,
     fault: watch::Receiver<Option<String>>,
@@ -179,6 +184,7 @@ impl<E: Engine> Group<E> {
         let reads = Reads::new(peers);
         let id = options.group;
         let quiet_until = Instant::now() + options.quiet;
+        let room = Room::new(options.state_bytes_max);
         Ok(Self {
             inner: Arc::new(Inner {
                 id,
@@ -193,6 +199,7 @@ impl<E: Engine> Group<E> {
                 submitter,
                 reads,
                 gate,
+                room,
                 checkpointer,
                 checkpoints,
                 fault,
@@ -242,6 +249,11 @@ impl<E: Engine> Group<E> {
     /// When a leader may serve: see [`Options::quiet`].
     pub(crate) fn quiet_until(&self) -> Instant {
         self.inner.quiet_until
+    }
+
+    /// The bound on what the state holds in memory.
+    pub(crate) fn room(&self) -> &Room {
+        &self.inner.room
     }
 
     pub(crate) fn submitter(&self) -> &Submitter {

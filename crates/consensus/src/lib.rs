@@ -15,6 +15,7 @@ mod hold;
 pub mod log;
 mod membership;
 mod read;
+mod room;
 pub mod snapshot;
 mod state_machine;
 mod submit;

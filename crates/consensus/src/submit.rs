@@ -144,6 +144,7 @@ impl<E: Engine> Group<E> {
         if timeout_at(deadline, tokio::time::sleep_until(self.quiet_until())).await.is_err() {
             return Err(Error::NoLeader.into());
         }
+        let _coming = self.room().reserve(&command, || self.local())?;
         self.enqueue(&self.submitter().local, command, deadline).await
     }
 

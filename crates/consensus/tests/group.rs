@@ -37,6 +37,7 @@ fn options(checkpoints: CheckpointPolicy) -> Options {
         log_disk_full: Arc::new(|| false),
         quiet: Duration::ZERO,
         spool: None,
+        state_bytes_max: u64::MAX,
     }
 }
 

@@ -95,6 +95,8 @@ pub(crate) struct Options {
     pub(crate) public_url: String,
     /// How long the cache may be without a majority before it is given up.
     pub(crate) cache_reset_after: Duration,
+    /// The most bytes of keys and values that this node, when it leads the cache group, lets the cache hold.
+    pub(crate) cache_bytes_max: u64,
 }
 
 /// A running node.
@@ -225,6 +227,7 @@ impl Node {
             env: options.env.clone(),
             words,
             reset_after: options.cache_reset_after,
+            bytes_max: options.cache_bytes_max,
             fault,
             incarnation: None,
             doubt: Doubt::default(),
@@ -448,6 +451,7 @@ async fn start_values(
         log_disk_full: Arc::new(move || asked.disk_full()),
         quiet: Duration::ZERO,
         spool: Some(data_dir.spool()),
+        state_bytes_max: u64::MAX,
     };
     let group = Group::start(group_options, log.clone(), peers, machine, options.env.clone())
         .await

@@ -282,7 +282,7 @@ fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env>, metrics:
         },
     };
     App {
-        service: Service::new(node.values().clone(), node.cache(), config.cache_bytes_max, cluster),
+        service: Service::new(node.values().clone(), node.cache(), cluster),
         callers: Callers::new(env.clone(), root_key),
         addresses: AddressRules::new(config.permitted_ips.clone(), config.trusted_proxies.clone(), rates),
         metrics,
@@ -355,5 +355,6 @@ fn node_options(
         peer,
         public_url,
         cache_reset_after: Duration::from_millis(config.cache_reset_after_ms),
+        cache_bytes_max: config.cache_bytes_max,
     }
 }

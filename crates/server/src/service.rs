@@ -5,10 +5,7 @@
 //! 3. A read asks the group for a state that holds everything acknowledged before, and reads one view of it.
 //! 4. What fails becomes one [`Error`], which says whether anything can have been done.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use consensus::{Group, OnFollower};
@@ -62,7 +59,7 @@ pub(crate) enum Error {
     Overloaded,
     /// Nothing was done: the disk is full.
     DiskFull,
-    /// Nothing was done: the cache holds as much as the node gives it.
+    /// Nothing was done: the cache holds as much as its leader gives it.
     MemoryFull,
     /// Nothing was done: a change of the cluster's members that cannot be made, with the reason.
     ClusterChangeRefused(String),
@@ -80,6 +77,7 @@ impl From<consensus::Error> for Error {
             consensus::Error::NoQuorum => Self::NoQuorum,
             consensus::Error::Overloaded => Self::Overloaded,
             consensus::Error::DiskFull => Self::DiskFull,
+            consensus::Error::MemoryFull => Self::MemoryFull,
             consensus::Error::OutcomeUnknown => Self::OutcomeUnknown,
         }
     }
@@ -117,21 +115,13 @@ pub(crate) struct Service {
     values: Group<DiskEngine>,
     /// Empty while no generation runs; the node swaps it when a new one begins.
     cache: Arc<ArcSwapOption<Cache>>,
-    cache_bytes_max: u64,
     cluster: ClusterSide,
-    /// Upper bound of what the cache writes now on their way will add, in bytes.
-    cache_bytes_coming: AtomicU64,
 }
 
 impl Service {
-    /// The verbs over these groups, with `cache_bytes_max` bytes of keys and values for the cache.
-    pub(crate) fn new(
-        values: Group<DiskEngine>,
-        cache: Arc<ArcSwapOption<Cache>>,
-        cache_bytes_max: u64,
-        cluster: ClusterSide,
-    ) -> Self {
-        Self { values, cache, cache_bytes_max, cluster, cache_bytes_coming: AtomicU64::new(0) }
+    /// The verbs over these groups.
+    pub(crate) fn new(values: Group<DiskEngine>, cache: Arc<ArcSwapOption<Cache>>, cluster: ClusterSide) -> Self {
+        Self { values, cache, cluster }
     }
 
     /// Lets a request go on only under the node's lease: without it, keys and limits here may be out of date.
@@ -200,29 +190,6 @@ impl Service {
         }
         Err(Error::OutcomeUnknown)
     }
-
-    /// Counts a cache write's bytes as coming until it is answered.
-    ///
-    /// The rule is simple and errs on the safe side: what the cache holds, and all that is on its way as if each
-    /// write were of a new key, must fit. Only past that is the key's present size looked up, so that a write that
-    /// does not grow its key goes on; a delete always does.
-    fn reserve_cache(&self, cache: &Cache, caller: &Caller, write: &Write) -> Result<Coming<'_>, Error> {
-        let (key, bytes) = match write {
-            Write::Put { key, value, .. } => (key, (key.as_bytes().len() + value.as_bytes().len()) as u64),
-            Write::Delete { .. } | Write::Bump { .. } => return Ok(Coming { service: self, bytes: 0 }),
-        };
-        let coming_bytes = self.cache_bytes_coming.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        let coming = Coming { service: self, bytes };
-        let reader = cache.group.local();
-        if reader.totals()?.bytes + coming_bytes <= self.cache_bytes_max {
-            return Ok(coming);
-        }
-        let present_bytes = match reader.get(caller.entity.scope, key)? {
-            Some(stored) => (key.as_bytes().len() + stored.value().len()) as u64,
-            None => 0,
-        };
-        if bytes <= present_bytes { Ok(coming) } else { Err(Error::MemoryFull) }
-    }
 }
 
 /// One store, ready to take a write.
@@ -243,8 +210,7 @@ impl Store<'_> {
                 let command = data(caller, write, None);
                 (Keyspace::Values, service.values.submit_as(command, deadline, on_follower).await)
             }
-            Self::Cache(service, cache) => {
-                let _coming = service.reserve_cache(cache, caller, &write)?;
+            Self::Cache(_, cache) => {
                 let command = data(caller, write, quota_in_memory(caller));
                 (Keyspace::Cache, cache.group.submit_as(command, deadline, on_follower).await)
             }
@@ -262,18 +228,6 @@ impl Store<'_> {
             Outcome::Refused(rejection) => Err(Error::Refused { rejection, keyspace, revision: None }),
             Outcome::Done(done) => Err(unexpected(&done)),
         }
-    }
-}
-
-/// Bytes that a cache write on its way may add.
-struct Coming<'a> {
-    service: &'a Service,
-    bytes: u64,
-}
-
-impl Drop for Coming<'_> {
-    fn drop(&mut self) {
-        self.service.cache_bytes_coming.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 

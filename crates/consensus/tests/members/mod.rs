@@ -45,6 +45,7 @@ pub fn options(id: u64) -> Options {
         log_disk_full: Arc::new(|| false),
         quiet: Duration::ZERO,
         spool: None,
+        state_bytes_max: u64::MAX,
     }
 }
 

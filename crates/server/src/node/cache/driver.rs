@@ -66,6 +66,8 @@ pub(crate) struct Driver<W> {
     pub(crate) words: Arc<Words>,
     /// How long nothing good is heard of a generation before it is suspected.
     pub(crate) reset_after: Duration,
+    /// The most bytes of keys and values that the cache may hold under this node's lead.
+    pub(crate) bytes_max: u64,
     /// Told when a member stops on a fault.
     pub(crate) fault: watch::Sender<Option<String>>,
     /// What this process has registered as.
@@ -109,7 +111,8 @@ impl<W: Wire> Driver<W> {
                 tracing::info!(generation = start.generation, member = %start.member, "starting in the cache group");
                 // A member that fails to start has been one all the same: it never starts again under this name (rule 2).
                 let incarnation = self.incarnation.take();
-                let cache = member::start(&start, &self.peers(), self.wire.clone(), self.env.clone()).await?;
+                let cache =
+                    member::start(&start, &self.peers(), self.bytes_max, self.wire.clone(), self.env.clone()).await?;
                 self.incarnation = incarnation;
                 self.watch(&cache.group);
                 self.cache.store(Some(Arc::new(cache)));

@@ -33,10 +33,11 @@ pub(super) struct Start {
     pub(super) former_may_serve: bool,
 }
 
-/// Starts the member, empty.
+/// Starts the member, empty; under its lead the cache holds at most `bytes_max` bytes of keys and values.
 pub(super) async fn start<W: Wire>(
     start: &Start,
     peers: &BTreeMap<state::ids::NodeId, Peer>,
+    bytes_max: u64,
     wire: W,
     env: Arc<dyn Env>,
 ) -> anyhow::Result<Cache> {
@@ -54,6 +55,7 @@ pub(super) async fn start<W: Wire>(
         log_disk_full: Arc::new(|| false),
         quiet: if start.former_may_serve { timing::RAFT_LEASE_AND_MARGIN } else { Duration::ZERO },
         spool: None,
+        state_bytes_max: bytes_max,
     };
     let group = Group::start(options, MemoryLog::default(), wire, machine, env).await.map_err(anyhow::Error::msg)?;
     if !start.founders.is_empty() {
