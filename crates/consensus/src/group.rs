@@ -23,7 +23,7 @@ use crate::{
     checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate},
     env::Env,
     forward::Forwarder,
-    hold::Hold,
+    hold::{self, Hold},
     read::Reads,
     state_machine::{Machine, Samples, decode_applied},
     submit::Submitter,
@@ -162,7 +162,11 @@ impl<E: Engine> Group<E> {
             .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
         contact.follow(raft.metrics());
         let lease = options.election_timeout * 2 + LEASE_MARGIN;
-        let hold = Hold::new((has_voted && !is_alone(&raft)).then_some(lease));
+        let is_held = has_voted
+            && hold::is_needed(&raft)
+                .await
+                .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
+        let hold = Hold::new(is_held.then_some(lease));
         end_hold(&raft, hold);
 
         let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
@@ -444,14 +448,6 @@ async fn has_voted<L: RaftLogStorage<TypeConfig>>(options: &Options, log: &mut L
     let vote = RaftLogReader::<TypeConfig>::read_vote(&mut reader).await;
     let vote = vote.map_err(|error| format!("cannot read the vote of the {} group: {error}", options.name()))?;
     Ok(vote.is_some())
-}
-
-/// Whether this member is the only voter, as its log has it.
-fn is_alone<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>) -> bool {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let mut voters = metrics.membership_config.membership().voter_ids().peekable();
-    voters.peek().is_some() && voters.all(|voter| voter == metrics.id)
 }
 
 /// Lets the member campaign when its hold ends.
