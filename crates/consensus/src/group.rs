@@ -33,7 +33,7 @@ use crate::{
         network::{Network, Peers},
         wire::{GroupId, Wire},
     },
-    types::{MemberId, Peer, TypeConfig, Vote, position},
+    types::{LogId, MemberId, Peer, TypeConfig, Vote, position},
 };
 
 /// How long an orderly stop waits for the log to be purged.
@@ -255,6 +255,17 @@ impl<E: Engine> Group<E> {
     /// Whether a message under this vote is the present leader's, or a newer one's.
     pub(crate) fn knows_as_leader(&self, vote: &Vote) -> bool {
         *vote >= self.inner.raft.metrics().borrow_watched().vote
+    }
+
+    /// This member's vote, when it is newer than the one of a message.
+    pub(crate) fn newer_vote(&self, vote: &Vote) -> Option<Vote> {
+        let own = self.inner.raft.metrics().borrow_watched().vote;
+        (own > *vote).then_some(own)
+    }
+
+    /// Whether this member has applied the entry, which is committed.
+    pub(crate) fn has_applied(&self, log_id: Option<LogId>) -> bool {
+        self.inner.raft.metrics().borrow_watched().last_applied >= log_id
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, Machine<E>> {
