@@ -23,6 +23,7 @@ use crate::{
     checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate},
     env::Env,
     forward::Forwarder,
+    heartbeat,
     hold::{self, Hold},
     read::Reads,
     state_machine::{Machine, Samples, decode_applied},
@@ -168,6 +169,7 @@ impl<E: Engine> Group<E> {
                 .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
         let hold = Hold::new(is_held.then_some(lease));
         end_hold(&raft, hold);
+        tokio::spawn(heartbeat::keep_pace(raft.clone(), options.heartbeat));
 
         let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
         let (status, checkpoints) = watch::channel(status);
@@ -472,10 +474,12 @@ fn end_hold<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, hold: Hold) {
 }
 
 fn raft_config(options: &Options, has_voted: bool) -> Result<Config, String> {
+    let answer_wait_max = heartbeat::answer_wait_max(options.heartbeat, options.election_timeout);
     let election_timeout_min = options.election_timeout.as_millis() as u64;
     let config = Config {
         cluster_name: options.name().to_owned(),
-        heartbeat_interval: options.heartbeat.as_millis() as u64,
+        // Not how often they are sent, but how long their answers may take (`heartbeat.rs`).
+        heartbeat_interval: answer_wait_max.as_millis() as u64,
         election_timeout_min,
         election_timeout_max: election_timeout_min * 2,
         enable_pre_vote: Some(true),
