@@ -23,7 +23,8 @@ use crate::{
     checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate},
     env::Env,
     forward::Forwarder,
-    hold::Hold,
+    heartbeat,
+    hold::{self, Hold},
     read::Reads,
     room::Room,
     state_machine::{Machine, Samples, decode_applied},
@@ -34,7 +35,7 @@ use crate::{
         network::{Network, Peers},
         wire::{GroupId, Wire},
     },
-    types::{MemberId, Peer, TypeConfig, Vote, position},
+    types::{LogId, MemberId, Peer, TypeConfig, Vote, position},
 };
 
 /// How long an orderly stop waits for the log to be purged.
@@ -167,8 +168,13 @@ impl<E: Engine> Group<E> {
             .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
         contact.follow(raft.metrics());
         let lease = options.election_timeout * 2 + LEASE_MARGIN;
-        let hold = Hold::new((has_voted && !is_alone(&raft)).then_some(lease));
+        let is_held = has_voted
+            && hold::is_needed(&raft)
+                .await
+                .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
+        let hold = Hold::new(is_held.then_some(lease));
         end_hold(&raft, hold);
+        tokio::spawn(heartbeat::keep_pace(raft.clone(), options.heartbeat));
 
         let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
         let (status, checkpoints) = watch::channel(status);
@@ -263,6 +269,17 @@ impl<E: Engine> Group<E> {
     /// Whether a message under this vote is the present leader's, or a newer one's.
     pub(crate) fn knows_as_leader(&self, vote: &Vote) -> bool {
         *vote >= self.inner.raft.metrics().borrow_watched().vote
+    }
+
+    /// This member's vote, when it is newer than the one of a message.
+    pub(crate) fn newer_vote(&self, vote: &Vote) -> Option<Vote> {
+        let own = self.inner.raft.metrics().borrow_watched().vote;
+        (own > *vote).then_some(own)
+    }
+
+    /// Whether this member has applied the entry, which is committed.
+    pub(crate) fn has_applied(&self, log_id: Option<LogId>) -> bool {
+        self.inner.raft.metrics().borrow_watched().last_applied >= log_id
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, Machine<E>> {
@@ -458,14 +475,6 @@ async fn has_voted<L: RaftLogStorage<TypeConfig>>(options: &Options, log: &mut L
     Ok(vote.is_some())
 }
 
-/// Whether this member is the only voter, as its log has it.
-fn is_alone<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>) -> bool {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let mut voters = metrics.membership_config.membership().voter_ids().peekable();
-    voters.peek().is_some() && voters.all(|voter| voter == metrics.id)
-}
-
 /// Lets the member campaign when its hold ends.
 fn end_hold<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, hold: Hold) {
     let Some(until) = hold.until() else { return raft.runtime_config().elect(true) };
@@ -477,10 +486,12 @@ fn end_hold<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, hold: Hold) {
 }
 
 fn raft_config(options: &Options, has_voted: bool) -> Result<Config, String> {
+    let answer_wait_max = heartbeat::answer_wait_max(options.heartbeat, options.election_timeout);
     let election_timeout_min = options.election_timeout.as_millis() as u64;
     let config = Config {
         cluster_name: options.name().to_owned(),
-        heartbeat_interval: options.heartbeat.as_millis() as u64,
+        // Not how often they are sent, but how long their answers may take (`heartbeat.rs`).
+        heartbeat_interval: answer_wait_max.as_millis() as u64,
         election_timeout_min,
         election_timeout_max: election_timeout_min * 2,
         enable_pre_vote: Some(true),

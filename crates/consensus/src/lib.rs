@@ -11,6 +11,7 @@ mod error;
 mod forward;
 mod forwarded;
 mod group;
+mod heartbeat;
 mod hold;
 pub mod log;
 mod membership;

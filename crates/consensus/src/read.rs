@@ -3,7 +3,8 @@
 //! 1. The leader answers under its lease, with no round to its peers; without a valid lease, after a quorum round.
 //!    openraft never answers before the first entry of the leader's own term is committed, nor while it hands over.
 //! 2. A follower asks the leader for that index. Reads that come while a question is under way share the next one: the
-//!    one under way may have been answered before they began.
+//!    one under way may have been answered before they began. A question to a leader that is none any more is given up,
+//!    and asked anew of the next.
 //! 3. The reader waits until this member has applied up to the index so learned, and reads its own state.
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use openraft::{
     Raft, ReadPolicy,
     async_runtime::watch::WatchReceiver as _,
     errors::{LinearizableReadError, RaftError},
+    metrics::WaitError,
 };
 use storage::Engine;
 use tokio::{
@@ -76,11 +78,11 @@ impl Reads {
             return index(group).await;
         }
         let (leader, peer) = group.leader_peer().ok_or(Error::NoLeader)?;
-        self.shared_index(leader, &peer).await
+        self.shared_index(group, leader, &peer).await
     }
 
     /// The index of a question that was asked after this call began.
-    async fn shared_index(&self, leader: MemberId, peer: &Peer) -> Index {
+    async fn shared_index<E: Engine>(&self, group: &Group<E>, leader: MemberId, peer: &Peer) -> Index {
         let mut answered = self.round.answered.subscribe();
         // Whatever has this number or a lower one may have been asked before.
         let before = self.round.answered.borrow().0;
@@ -90,14 +92,28 @@ impl Reads {
         if last > before + 1 {
             return index;
         }
-        let answer = self.peers.ask(leader, peer, &Question::ReadIndex, INDEX_WAIT_MAX).await;
-        let index = match answer {
-            Ok(Answer::ReadIndex(index)) => index,
-            Ok(_) | Err(_) => Err(Error::NoLeader),
+        // Whoever gives up here, by dropping this future, has used no number: the next in turn asks under the same.
+        let index = tokio::select! {
+            answer = self.peers.ask(leader, peer, &Question::ReadIndex, INDEX_WAIT_MAX) => match answer {
+                Ok(Answer::ReadIndex(index)) => index,
+                Ok(_) | Err(_) => Err(Error::NoLeader),
+            },
+            () = deposed(group.raft(), leader) => Err(Error::NoLeader),
         };
         *asking += 1;
         let _ = self.round.answered.send_replace((*asking, index));
         index
+    }
+}
+
+/// Returns once this member knows `leader` for the leader no more.
+async fn deposed<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, leader: MemberId) {
+    let mut metrics = raft.metrics();
+    while metrics.borrow_watched().current_leader == Some(leader) {
+        if metrics.changed().await.is_err() {
+            // The group has stopped; the answer may come all the same.
+            return std::future::pending().await;
+        }
     }
 }
 
@@ -131,5 +147,8 @@ async fn await_applied<E: Engine>(
     }
     let wait = raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
     let applied = wait.metrics(|metrics| metrics.last_applied >= Some(index), "the read index to be applied").await;
-    applied.map(drop).map_err(|_| Error::Overloaded)
+    applied.map(drop).map_err(|error| match error {
+        WaitError::Timeout(..) => Error::Overloaded,
+        WaitError::ShuttingDown => Error::Stopped,
+    })
 }

@@ -13,5 +13,6 @@ pub mod loopback;
 pub mod message;
 pub(crate) mod network;
 mod outbound_snapshot;
+mod patience;
 pub(crate) mod spool;
 pub mod wire;

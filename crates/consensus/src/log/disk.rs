@@ -100,6 +100,16 @@ pub enum Error {
         /// Its format version.
         version: u32,
     },
+    /// A later version of this program has written a record of the log.
+    #[error("{path} holds a record of format version {version} at offset {offset}, which this version cannot read")]
+    RecordVersion {
+        /// The segment.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// The record's format version.
+        version: u8,
+    },
     /// The size of a segment is not a multiple of 4096 within the bounds.
     #[error("a log segment cannot have {0} bytes: choose a multiple of 4096 from 65536 to 1073741824")]
     SegmentBytes(u64),

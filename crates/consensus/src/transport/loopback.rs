@@ -1,7 +1,8 @@
 //! A wire inside one process, with switches: for tests, and for whoever simulates a network.
 //!
 //! A direction that is cut swallows what is sent on it: a question waits out its time, a stream stands still and goes on
-//! when the direction is joined again, as TCP would. A member that is not there refuses connections.
+//! when the direction is joined again, as TCP would. A frozen stream never goes on, nor says so: a connection whose other
+//! end has forgotten it. A member that is not there refuses connections. Every way may be long, and streams slow.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,13 +17,16 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use storage::Engine;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     group::Group,
     transport::wire::{Frames, Refusal, Route, Wire, WireError},
     types::MemberId,
 };
+
+/// How many items of a stream are on their way at a time.
+const DELAYED_MAX: usize = 256;
 
 trait Member: Send + Sync {
     fn receive(&self, route: Route, message: Bytes) -> BoxFuture<'_, Result<Bytes, Refusal>>;
@@ -50,8 +54,14 @@ struct State {
     cut: BTreeSet<(MemberId, MemberId)>,
     /// Streams opened before this number are broken.
     broken: u64,
+    /// Streams opened before this number stand still.
+    frozen: u64,
     streams: u64,
     stream_bytes: u64,
+    /// How long everything is on its way, one way.
+    delay: Duration,
+    /// How much each direction of a stream carries a second; none when without bounds.
+    stream_bytes_per_s: Option<u64>,
 }
 
 /// Where the members of one group meet. Clones are the same hub.
@@ -118,6 +128,26 @@ impl Hub {
         self.change(|state| state.broken = state.streams + 1);
     }
 
+    /// Halts every stream there is, for ever and without a word; new ones can be opened at once.
+    pub fn freeze_streams(&self) {
+        self.change(|state| state.frozen = state.streams + 1);
+    }
+
+    /// From now on everything is on its way for so long, each way; streams, when they are opened from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.change(|state| state.delay = delay);
+    }
+
+    /// From now on each direction of a stream carries no more than this.
+    pub fn set_stream_rate(&self, bytes_per_s: Option<u64>) {
+        self.change(|state| state.stream_bytes_per_s = bytes_per_s);
+    }
+
+    /// How many streams were opened so far.
+    pub fn streams(&self) -> u64 {
+        self.state().streams
+    }
+
     /// How many bytes of frames were delivered so far.
     pub fn stream_bytes(&self) -> u64 {
         self.state().stream_bytes
@@ -132,7 +162,7 @@ impl Hub {
                 if number < state.broken {
                     return false;
                 }
-                if !state.cut.contains(&(from, to)) {
+                if !state.cut.contains(&(from, to)) && number >= state.frozen {
                     return true;
                 }
             }
@@ -144,6 +174,7 @@ impl Hub {
     /// A stream of one direction: each item waits for the direction, and the stream ends with an error when it breaks.
     fn carry(&self, from: MemberId, to: MemberId, number: u64, items: BoxStream<'static, Bytes>) -> Frames {
         let hub = self.clone();
+        let items = delayed(items, self.state().delay);
         stream::unfold(Some(items), move |items| {
             let hub = hub.clone();
             async move {
@@ -161,11 +192,20 @@ impl Hub {
                         return Some((Err(WireError::Broken("the stream was broken".to_owned())), None));
                     }
                     hub.state().stream_bytes += item.len() as u64;
+                    hub.transmit(item.len()).await;
                     return Some((Ok(item), Some(items)));
                 }
             }
         })
         .boxed()
+    }
+
+    /// Returns once a stream has carried so many bytes.
+    async fn transmit(&self, bytes: usize) {
+        let bytes_per_s = self.state().stream_bytes_per_s;
+        if let Some(bytes_per_s) = bytes_per_s {
+            tokio::time::sleep(Duration::from_millis(bytes as u64 * 1_000 / bytes_per_s)).await;
+        }
     }
 
     fn member(&self, id: MemberId) -> Result<Arc<dyn Member>, WireError> {
@@ -174,12 +214,30 @@ impl Hub {
 
     async fn question(&self, route: Route, message: Bytes) -> Result<Bytes, WireError> {
         let Route { from, to, .. } = route;
+        let delay = self.state().delay;
         self.passes(from, to, u64::MAX).await;
+        tokio::time::sleep(delay).await;
         let member = self.member(to)?;
         let answer = member.receive(route, message).await.map_err(|refusal| WireError::Refused(refusal.0));
         self.passes(to, from, u64::MAX).await;
+        tokio::time::sleep(delay).await;
         answer
     }
+}
+
+/// The same items, each so much later; many are on their way at a time.
+fn delayed(items: BoxStream<'static, Bytes>, delay: Duration) -> BoxStream<'static, Bytes> {
+    if delay.is_zero() {
+        return items;
+    }
+    let later = move |item| {
+        let due = Instant::now() + delay;
+        async move {
+            tokio::time::sleep_until(due).await;
+            item
+        }
+    };
+    items.map(later).buffered(DELAYED_MAX).boxed()
 }
 
 impl Wire for Hub {

@@ -156,3 +156,33 @@ pub(crate) fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, Refusal> {
         None => Err(Refusal("a peer's message is empty".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(bytes: &[u8]) -> String {
+        match decode::<Question>(bytes) {
+            Err(Refusal(reason)) => reason,
+            Ok(_) => panic!("it was decoded"),
+        }
+    }
+
+    #[test]
+    fn a_message_of_another_version_is_refused_with_both_numbers() {
+        let mut bytes = encode(&Question::ReadIndex).to_vec();
+        assert!(matches!(decode(&bytes), Ok(Question::ReadIndex)));
+        bytes[0] = VERSION + 1;
+        let reason = refusal(&bytes);
+        assert!(reason.contains("version 2") && reason.contains("version 1"), "{reason}");
+    }
+
+    #[test]
+    fn what_does_not_decode_is_refused() {
+        assert!(refusal(&[]).contains("empty"));
+        // A variant of a later program, and a message that breaks off.
+        assert!(refusal(&[VERSION, 99]).contains("cannot be decoded"));
+        let whole = encode(&Question::Propose(Forwarded { wait_ms: vec![1_000], commands: Vec::new() }));
+        assert!(refusal(&whole[..whole.len() - 1]).contains("cannot be decoded"));
+    }
+}

@@ -4,17 +4,11 @@
 //!    that none of them waits behind another.
 //! 2. Entries flow as one stream of frames for as long as the connection holds, each answered in order: many are under
 //!    way at a time. Heartbeats and votes are questions with one answer.
-//! 3. A stream whose frames stay unanswered for [`SILENCE_MAX`] is given up: the peer is paused, or its disk is.
+//! 3. A stream that cannot be opened within [`SILENCE_MAX`], or whose frames stay unanswered for longer than their bytes
+//!    may take (`patience.rs`), is given up: the peer is paused, or its disk is, or the connection is dead.
+//! 4. A question's answer may take as long as openraft waits for it.
 
-use std::{
-    future::Future,
-    marker::PhantomData,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
@@ -32,6 +26,7 @@ use openraft::{
     },
 };
 use storage::Engine;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     snapshot::{Snapshot, SnapshotData},
@@ -39,17 +34,14 @@ use crate::{
         contact::Contact,
         message::{self, Answer, Append, AppendResponse, Appended, Opening, Question},
         outbound_snapshot,
+        patience::{SILENCE_MAX, Unanswered},
         wire::{Frames, GroupId, Route, Wire, WireError},
     },
     types::{MemberId, Peer, TypeConfig, Vote},
 };
 
-/// How long a frame of a stream may stay unanswered.
-const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The pause before a peer that was not there is tried again: short, so that one that comes back is found at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// The least time that a question is given: openraft gives a heartbeat's answer as long as the heartbeat's interval.
-const ANSWER_WAIT_MIN: Duration = Duration::from_millis(20);
 
 type Call = dyn Fn(String, Route, Bytes, Duration) -> BoxFuture<'static, Result<Bytes, WireError>> + Send + Sync;
 
@@ -136,8 +128,8 @@ pub(crate) struct Link<W, E> {
 
 impl<W: Wire, E: Engine> Link<W, E> {
     async fn ask(&self, question: &Question, option: &RPCOption) -> Result<Answer, RPCError<TypeConfig>> {
-        let wait_max = option.soft_ttl().max(ANSWER_WAIT_MIN);
-        match self.peers.ask(self.route.to, &self.peer, question, wait_max).await {
+        // Every answer that openraft still waits for is of use; `soft_ttl` would cut off the last quarter.
+        match self.peers.ask(self.route.to, &self.peer, question, option.hard_ttl()).await {
             Ok(Answer::Stopped) => Err(broken("the peer's group has stopped").into()),
             Ok(answer) => Ok(answer),
             Err(error) => Err(rpc_error(error)),
@@ -148,29 +140,34 @@ impl<W: Wire, E: Engine> Link<W, E> {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + 'static,
     {
-        let sent = Arc::new(AtomicU64::new(0));
-        let (counted, contact) = (sent.clone(), self.contact.clone());
+        let unanswered = Arc::new(Unanswered::new(Instant::now()));
+        let (sent, contact) = (unanswered.clone(), self.contact.clone());
         let appends = input.map(move |request| {
-            counted.fetch_add(1, Ordering::AcqRel);
-            message::encode(&Append { request, quorum_age_ms: contact.quorum_age_ms() })
+            let frame = message::encode(&Append { request, quorum_age_ms: contact.quorum_age_ms() });
+            sent.sent(Instant::now(), frame.len());
+            frame
         });
         let opening = stream::once(async { message::encode(&Opening::Append) });
         let frames: BoxStream<'static, Bytes> = opening.chain(appends).boxed();
-        let answers = self.wire.stream(&self.peer.address, self.route.clone(), frames).await.map_err(rpc_error)?;
-        Ok(answers_of(answers, sent))
+        let opened = self.wire.stream(&self.peer.address, self.route.clone(), frames);
+        match timeout(SILENCE_MAX, opened).await {
+            Ok(answers) => Ok(answers_of(answers.map_err(rpc_error)?, unanswered)),
+            Err(_) => Err(broken("the peer does not take a stream").into()),
+        }
     }
 }
 
-type AppendResults = BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
+type AppendResults = BoxStream<'static, AppendResult>;
 
 /// The answers of a stream, decoded; it ends behind an error, and when a frame stays unanswered for too long.
-fn answers_of(answers: Frames, sent: Arc<AtomicU64>) -> AppendResults {
-    stream::unfold(Some((answers, 0)), move |state| {
-        let sent = sent.clone();
+fn answers_of(answers: Frames, unanswered: Arc<Unanswered>) -> AppendResults {
+    stream::unfold(Some(answers), move |answers| {
+        let unanswered = unanswered.clone();
         async move {
-            let (mut answers, received) = state?;
-            match next_answer(&mut answers, received, &sent).await? {
-                Ok(result) => Some((Ok(result), Some((answers, received + 1)))),
+            let mut answers = answers?;
+            match next_answer(&mut answers, &unanswered).await? {
+                Ok(result) => Some((Ok(result), Some(answers))),
                 Err(error) => Some((Err(error), None)),
             }
         }
@@ -178,24 +175,26 @@ fn answers_of(answers: Frames, sent: Arc<AtomicU64>) -> AppendResults {
     .boxed()
 }
 
-async fn next_answer(
-    answers: &mut Frames,
-    received: u64,
-    sent: &AtomicU64,
-) -> Option<Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
+async fn next_answer(answers: &mut Frames, unanswered: &Unanswered) -> Option<AppendResult> {
     loop {
-        let is_owed_one = sent.load(Ordering::Acquire) > received;
-        match tokio::time::timeout(SILENCE_MAX, answers.next()).await {
+        // While nothing is owed, a frame may be sent at any moment: it is looked at again before its time is up.
+        let until = unanswered.patience_ends().unwrap_or_else(|| Instant::now() + SILENCE_MAX);
+        match timeout_at(until, answers.next()).await {
             Ok(None) => return None,
-            Ok(Some(Ok(frame))) => return Some(decode_appended(&frame)),
+            Ok(Some(Ok(frame))) => {
+                unanswered.answered(Instant::now());
+                return Some(decode_appended(&frame));
+            }
             Ok(Some(Err(error))) => return Some(Err(rpc_error(error))),
-            Err(_) if is_owed_one => return Some(Err(broken("the peer does not answer").into())),
             Err(_) => {}
+        }
+        if unanswered.patience_ends().is_some_and(|end| end <= Instant::now()) {
+            return Some(Err(broken("the peer does not answer").into()));
         }
     }
 }
 
-fn decode_appended(frame: &[u8]) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+fn decode_appended(frame: &[u8]) -> AppendResult {
     match message::decode(frame) {
         Ok(Appended::Matching(log_id)) => Ok(Ok(log_id)),
         Ok(Appended::Conflict(log_id)) => Ok(Err(StreamAppendError::Conflict(log_id))),

@@ -2,11 +2,15 @@
 //!
 //! 1. The stream opens with what the snapshot covers; the receiver answers how many bytes of it it has already.
 //! 2. From there on the bytes follow, as fast as the receiver takes them: the export runs on a thread of its own and
-//!    waits behind a short queue.
-//! 3. A stream that breaks is opened anew, and goes on where it broke. openraft cancels the whole when it is not wanted
-//!    any more.
+//!    waits behind a short queue. The frames are small, however large a value is: what goes on where it broke gets
+//!    further each time.
+//! 3. A stream that breaks, or of which nothing is taken for [`PROGRESS_WAIT_MAX`], is opened anew, and goes on where it
+//!    broke. openraft cancels the whole when it is not wanted any more.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -15,14 +19,17 @@ use openraft::{
     raft::SnapshotResponse,
 };
 use storage::Engine;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::{
     snapshot::{Snapshot, SnapshotData},
     transport::{
         message::{self, Opening, SnapshotAnswer, SnapshotFrame, SnapshotOpening},
         network::rpc_error,
-        wire::{Route, Wire, WireError},
+        wire::{Frames, Route, Wire, WireError},
     },
     types::{Peer, SnapshotMeta, TypeConfig, Vote},
 };
@@ -33,9 +40,13 @@ const QUEUED_FRAMES_MAX: usize = 2;
 const TRIES_MAX: u32 = 20;
 /// The pause before a broken stream is opened anew.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The most bytes that one frame carries.
+const FRAME_BYTES_MAX: usize = 262_144;
+/// How long the wire may take none of the frames that wait.
+const PROGRESS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long the receiver may take to check and install what it has.
 const INSTALL_TIME_MAX: Duration = Duration::from_secs(600);
-/// How long the receiver may take to say how much it has.
+/// How long the receiver may take to say how much it has: longer than it lets a stream wait for its turn.
 const OFFSET_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How one stream ended.
@@ -44,6 +55,26 @@ enum End {
     Answered(SnapshotResponse<TypeConfig>),
     /// It broke. Whether anything new had arrived before.
     Broken { progress: bool, error: WireError },
+}
+
+/// How far the wire has come with a stream.
+struct Progress(Mutex<(Instant, bool)>);
+
+impl Progress {
+    fn new() -> Self {
+        Self(Mutex::new((Instant::now(), false)))
+    }
+
+    /// The wire has taken a frame, or all of them.
+    fn note(&self, is_whole: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), is_whole);
+    }
+
+    /// Until when the next answer is waited for.
+    fn patience_ends(&self) -> Instant {
+        let (at, is_whole) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        at + if is_whole { INSTALL_TIME_MAX } else { PROGRESS_WAIT_MAX }
+    }
 }
 
 /// Sends a snapshot, however many streams it takes.
@@ -82,39 +113,59 @@ async fn send_once<W: Wire, E: Engine>(
     let opening = Opening::Snapshot(SnapshotOpening { vote, meta: meta.clone() });
     // The queue is empty: there is room.
     drop(frames.try_send(message::encode(&opening)));
-    let queued = stream::unfold(queue, |mut queue| async move { queue.recv().await.map(|frame| (frame, queue)) });
-    let mut answers = match wire.stream(&peer.address, route.clone(), queued.boxed()).await {
-        Ok(answers) => answers,
-        Err(error) => return broken(false, error),
+    let progress = Arc::new(Progress::new());
+    let queued = stream::unfold((queue, progress.clone()), |(mut queue, progress)| async move {
+        let frame = queue.recv().await;
+        progress.note(frame.is_none());
+        frame.map(|frame| (frame, (queue, progress)))
+    });
+    let opened = wire.stream(&peer.address, route.clone(), queued.boxed());
+    let mut answers = match timeout(OFFSET_WAIT_MAX, opened).await {
+        Ok(Ok(answers)) => answers,
+        Ok(Err(error)) => return broken(false, error),
+        Err(_) => return broken(false, WireError::Broken("the peer does not take a stream".to_owned())),
     };
-    let offset = match next_answer(&mut answers, OFFSET_WAIT_MAX).await {
+    let first = timeout(OFFSET_WAIT_MAX, next_answer(&mut answers)).await.unwrap_or_else(|_| Err(silent()));
+    let offset = match first {
         Ok(SnapshotAnswer::Have(offset)) => offset,
         Ok(SnapshotAnswer::Done(response)) => return End::Answered(response),
         Ok(SnapshotAnswer::Failed(reason)) => return broken(false, WireError::Broken(reason)),
         Err(error) => return broken(false, error),
     };
-    let progress = offset > *offset_before;
+    let has_moved = offset > *offset_before;
     *offset_before = offset;
     let data = data.clone();
     tokio::task::spawn_blocking(move || export(data, offset, &frames));
-    match next_answer(&mut answers, INSTALL_TIME_MAX).await {
+    match last_answer(&mut answers, &progress).await {
         Ok(SnapshotAnswer::Done(response)) => End::Answered(response),
-        Ok(SnapshotAnswer::Have(_)) => broken(progress, WireError::Broken("the peer answers twice".to_owned())),
-        Ok(SnapshotAnswer::Failed(reason)) => broken(progress, WireError::Broken(reason)),
-        Err(error) => broken(progress, error),
+        Ok(SnapshotAnswer::Have(_)) => broken(has_moved, WireError::Broken("the peer answers twice".to_owned())),
+        Ok(SnapshotAnswer::Failed(reason)) => broken(has_moved, WireError::Broken(reason)),
+        Err(error) => broken(has_moved, error),
     }
 }
 
-async fn next_answer(
-    answers: &mut crate::transport::wire::Frames,
-    wait_max: Duration,
-) -> Result<SnapshotAnswer, WireError> {
-    match tokio::time::timeout(wait_max, answers.next()).await {
-        Ok(Some(Ok(frame))) => message::decode(&frame).map_err(|refusal| WireError::Broken(refusal.0)),
-        Ok(Some(Err(error))) => Err(error),
-        Ok(None) => Err(WireError::Broken("the peer ended the stream".to_owned())),
-        Err(_) => Err(WireError::Broken("the peer does not answer".to_owned())),
+/// The answer behind the whole, for as long as there is progress towards it.
+async fn last_answer(answers: &mut Frames, progress: &Progress) -> Result<SnapshotAnswer, WireError> {
+    loop {
+        if let Ok(answer) = timeout_at(progress.patience_ends(), next_answer(answers)).await {
+            return answer;
+        }
+        if progress.patience_ends() <= Instant::now() {
+            return Err(silent());
+        }
     }
+}
+
+async fn next_answer(answers: &mut Frames) -> Result<SnapshotAnswer, WireError> {
+    match answers.next().await {
+        Some(Ok(frame)) => message::decode(&frame).map_err(|refusal| WireError::Broken(refusal.0)),
+        Some(Err(error)) => Err(error),
+        None => Err(WireError::Broken("the peer ended the stream".to_owned())),
+    }
+}
+
+fn silent() -> WireError {
+    WireError::Broken("the peer does not answer".to_owned())
 }
 
 /// Puts what lies behind `offset` into the queue; ends when the stream does.
@@ -133,8 +184,10 @@ fn export<E: Engine>(data: SnapshotData<E>, offset: u64, frames: &mpsc::Sender<B
         let skipped = skip.min(piece.len() as u64);
         skip -= skipped;
         let rest = &piece[usize::try_from(skipped).expect("no longer than a piece")..];
-        if !rest.is_empty() && frames.blocking_send(message::encode(&SnapshotFrame::Piece(rest.to_vec()))).is_err() {
-            return;
+        for bytes in rest.chunks(FRAME_BYTES_MAX) {
+            if frames.blocking_send(message::encode(&SnapshotFrame::Piece(bytes.to_vec()))).is_err() {
+                return;
+            }
         }
     }
     // Whoever receives it is gone when this fails.

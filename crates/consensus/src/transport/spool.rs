@@ -1,7 +1,10 @@
 //! A snapshot on its way in, kept until it is whole: in a file for the durable group, in memory for the other.
 //!
-//! A transfer that breaks goes on where it broke, also under another leader: a state at one place in the log exports the
-//! same bytes everywhere, so the place names the transfer. A spool does not outlive the process.
+//! A transfer that breaks goes on where it broke. A state at one place in the log exports the same bytes everywhere, so
+//! the place names the transfer, and another leader can go on with it. As a rule another leader has its own checkpoint, at
+//! another place, and then all comes anew: two exports of different places have no common beginning, and a change of
+//! leaders in the middle of a transfer is rare. Should the bytes differ all the same, the check of the whole finds it
+//! before anything is installed. A spool does not outlive the process.
 
 use std::{
     fs::File,
@@ -14,8 +17,10 @@ use bytes::Bytes;
 
 use crate::types::LogId;
 
-/// The spool's file in the directory that a group is given for it.
-const FILE: &str = "snapshot.part";
+/// What the names of the spools' files begin and end with. Between the two stands a number: a file that is being removed
+/// late, or read by an installation, is never the next one's.
+const FILE_PREFIX: &str = "snapshot";
+const FILE_SUFFIX: &str = ".part";
 /// How much is read from the spool at a time, in bytes.
 const PIECE_BYTES: usize = 262_144;
 
@@ -32,13 +37,14 @@ enum Content {
 }
 
 impl Spool {
-    /// An empty spool for the snapshot at `log_id`, in a file below `dir`, or in memory.
-    pub(crate) fn new(log_id: Option<LogId>, dir: Option<&Path>) -> io::Result<Self> {
+    /// An empty spool for the snapshot at `log_id`, in a file below `dir`, or in memory. No other spool of this process
+    /// has the `number`.
+    pub(crate) fn new(log_id: Option<LogId>, dir: Option<&Path>, number: u64) -> io::Result<Self> {
         let content = match dir {
             None => Content::Memory(Vec::new()),
             Some(dir) => {
-                let path = dir.join(FILE);
-                let file = File::options().create(true).truncate(true).read(true).write(true).open(&path)?;
+                let path = dir.join(format!("{FILE_PREFIX}-{number}{FILE_SUFFIX}"));
+                let file = File::options().create_new(true).write(true).open(&path)?;
                 Content::File { file, path }
             }
         };
@@ -47,10 +53,16 @@ impl Spool {
 
     /// Removes what an earlier process has left in `dir`.
     pub(crate) fn remove_stale(dir: &Path) -> io::Result<()> {
-        match std::fs::remove_file(dir.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_spool =
+                name.to_str().is_some_and(|name| name.starts_with(FILE_PREFIX) && name.ends_with(FILE_SUFFIX));
+            if is_spool {
+                std::fs::remove_file(entry.path())?;
+            }
         }
+        Ok(())
     }
 
     /// The snapshot that this is of.
@@ -123,5 +135,39 @@ impl Iterator for Pieces {
             }
             (Content::File { .. }, None) => None,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn content(spool: Spool) -> Vec<u8> {
+        Arc::new(spool).pieces().unwrap().collect::<io::Result<Vec<_>>>().unwrap().concat()
+    }
+
+    #[test]
+    fn spools_of_one_snapshot_have_nothing_in_common_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Spool::new(None, Some(dir.path()), 1).unwrap();
+        first.push(Bytes::from_static(b"one")).unwrap();
+        let mut second = Spool::new(None, Some(dir.path()), 2).unwrap();
+        second.push(Bytes::from_static(b"the other")).unwrap();
+        assert_eq!(content(first), b"one");
+        assert_eq!(content(second), b"the other");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_an_earlier_process_spooled_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["snapshot.part", "snapshot-7.part", "values.redb", "snapshot"] {
+            std::fs::write(dir.path().join(name), "content").unwrap();
+        }
+        Spool::remove_stale(dir.path()).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["snapshot", "values.redb"]);
     }
 }

@@ -19,7 +19,7 @@ use storage::fs::Disk;
 
 use super::{
     Error, FIRST_SEGMENT, SEGMENT_BYTES_MAX,
-    record::{self, Life, Place, Record, State},
+    record::{self, Life, Malformed, Place, Record, State},
     segment::{HEADER_BYTES, Header, Identity, Name, Segment},
     shared::{Location, Slot, Standing},
 };
@@ -211,7 +211,7 @@ impl Replay {
         let mut at = HEADER_BYTES;
         loop {
             let parsed = record::parse(content, at, segment.life, at as u64);
-            let parsed = parsed.map_err(|error| Error::corrupt(&segment.path, at as u64, error.to_string()))?;
+            let parsed = parsed.map_err(|error| unreadable(segment, at as u64, &error))?;
             let Some((record, end)) = parsed else {
                 // Without its state a segment has not begun: header and state are written again.
                 return Ok(End::At(if at == HEADER_BYTES { 0 } else { at }));
@@ -283,5 +283,13 @@ impl Replay {
             show(state.purged)
         );
         Err(Error::corrupt(&first.path, 0, detail))
+    }
+}
+
+/// A whole frame that cannot be read is a later version's, or damaged.
+fn unreadable(segment: &Segment, offset: u64, error: &Malformed) -> Error {
+    match error {
+        Malformed::Version(version) => Error::RecordVersion { path: segment.path.clone(), offset, version: *version },
+        Malformed::Kind(_) | Malformed::Content { .. } => Error::corrupt(&segment.path, offset, error.to_string()),
     }
 }

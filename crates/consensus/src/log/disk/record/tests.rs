@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use openraft::storage::{IOFlushed, RaftLogStorage};
 use proptest::prelude::*;
 use state::{
     command::{Command, Condition, Data, Write},
@@ -11,7 +12,13 @@ use state::{
     kv::{Key, Value},
 };
 
+use storage::fs::{Disk, faulty::FaultyDisk};
+
 use super::*;
+use crate::{
+    env::System,
+    log::disk::{DiskLog, Error, FIRST_SEGMENT, SEGMENT_BYTES_MIN, Setup, segment::HEADER_BYTES},
+};
 
 fn life(segment: u64) -> Life {
     Life::new(&Identity::new("a log").unwrap(), segment)
@@ -104,6 +111,50 @@ fn a_frame_copied_elsewhere_is_no_record() {
     copy.extend_from_slice(&stream());
     assert!(parse(&copy, 3, life(4), 3).unwrap().is_none());
     assert_eq!(furthest_synced(&copy, 0, life(4)), None);
+}
+
+#[tokio::test]
+async fn an_entry_of_a_later_version_stops_the_start_with_a_sentence() {
+    let disk = FaultyDisk::new();
+    let dir = std::path::PathBuf::from("/log");
+    let setup = Setup {
+        disk: Arc::new(disk.clone()),
+        env: Arc::new(System::new()),
+        observer: Arc::new(()),
+        dir: dir.clone(),
+        identity: Identity::new("a log").unwrap(),
+        segment_bytes: SEGMENT_BYTES_MIN,
+        cache_bytes_max: 4_096,
+    };
+    let mut log = DiskLog::open(setup.clone()).unwrap();
+    let first = Entry { log_id: types::log_id(Position { term: 3, index: 0 }), ..entry() };
+    log.append([first], IOFlushed::noop()).await.unwrap();
+    log.close().unwrap();
+
+    let name = disk.list(&dir).unwrap().into_iter().find(|name| name.ends_with(".log")).unwrap();
+    let file = disk.open(&dir.join(name)).unwrap();
+    let mut content = vec![0; SEGMENT_BYTES_MIN as usize];
+    file.read_exact_at(&mut content, 0).unwrap();
+    let life = life(FIRST_SEGMENT);
+    let mut at = HEADER_BYTES;
+    let end = loop {
+        let (record, end) = parse(&content, at, life, at as u64).unwrap().unwrap();
+        if matches!(record, Record::Entry(..)) {
+            break end;
+        }
+        at = end;
+    };
+    content[at + FRAME_HEAD_BYTES + 1] = VERSION + 1;
+    close(&mut content[..end], at, life, at as u64);
+    file.write_all_at(&content, 0).unwrap();
+
+    let error = DiskLog::open(setup).unwrap_err();
+    assert!(
+        matches!(error, Error::RecordVersion { offset, version, .. } if offset == at as u64 && version == VERSION + 1),
+        "{error}"
+    );
+    let sentence = error.to_string();
+    assert!(sentence.contains("format version 2") && sentence.contains("cannot read"), "{sentence}");
 }
 
 proptest! {
