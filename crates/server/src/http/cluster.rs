@@ -137,6 +137,7 @@ async fn change(service: &Service, change: Change) -> Result<Response, Error> {
             | Told::Status(_)
             | Told::Renewed(_)
             | Told::Applied { .. }
+            | Told::InForce { .. }
             | Told::Hash(_) => {
                 return Err(service::Error::OutcomeUnknown.into());
             }

@@ -73,7 +73,7 @@ impl Desk {
                 leases.barrier(index, &members, now)
             };
             match barrier {
-                Barrier::Passed => return Told::Done,
+                Barrier::Passed => return Told::InForce { index },
                 _ if Instant::now() >= until => return Told::Unknown,
                 // Until then every member may ask for its lease, which is sooner.
                 Barrier::TooEarly(at) => sleep(LOOK.min(at.saturating_sub(now))).await,

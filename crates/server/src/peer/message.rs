@@ -69,6 +69,11 @@ pub(crate) enum Told {
         /// The process that answers; see [`Renewal::process`].
         process: u64,
     },
+    /// To [`Ask::Barrier`].
+    InForce {
+        /// Up to this index of the `values` group's log everything is in force on every node that may serve.
+        index: u64,
+    },
     /// To [`Ask::HashAt`]: the hash, if it is remembered.
     Hash(Option<StateHash>),
 }
