@@ -26,5 +26,5 @@ pub mod types;
 pub use checkpoint::{CheckpointPolicy, CheckpointStatus, DiskFull};
 pub use error::Error;
 pub use group::{Group, Options, Status};
-pub use membership::{Member, Members};
+pub use membership::{Basis, ChangeError, Member, MemberChange, Members};
 pub use submit::OnFollower;

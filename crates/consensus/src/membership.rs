@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use openraft::{
-    ChangeMembers, Instant as _, RaftMetrics,
+    ChangeMembers, Instant as _, Precondition, RaftMetrics,
     async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, RaftError},
 };
@@ -12,7 +12,7 @@ use storage::Engine;
 use crate::{
     Error,
     group::Group,
-    types::{MemberId, Peer, TypeConfig},
+    types::{CommittedLeaderId, LogId, MemberId, Peer, TypeConfig},
 };
 
 /// A group's members, as far as this one has heard.
@@ -41,11 +41,61 @@ pub struct Member {
     pub last_contact: Option<Duration>,
 }
 
+/// What a change of the members was decided on: a term and a membership. The change is proposed in that term and on that
+/// membership, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Basis {
+    term: u64,
+    membership: Option<LogId>,
+}
+
+impl Basis {
+    /// The term.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+}
+
+/// A change of the members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// Adds a learner, or gives a member another address.
+    AddLearner(MemberId, Peer),
+    /// Makes these members the voters, through joint consensus; former voters leave the group.
+    SetVoters(BTreeSet<MemberId>),
+    /// Takes a learner out of the group.
+    RemoveLearner(MemberId),
+}
+
+/// Why a change of the members has not come about, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This member does not lead. Nothing was proposed.
+    #[error("another node leads")]
+    NotLeader,
+    /// An earlier change is not committed yet, or one of the members is not there. Nothing was proposed.
+    #[error("another change of the members is under way")]
+    UnderWay,
+    /// Leader or membership are not those of the [`Basis`] any more. Nothing was proposed, or the first of two steps was:
+    /// the membership shows it.
+    #[error("the members or the leader have changed meanwhile")]
+    Overtaken,
+    /// It was proposed, and what became of it is not known.
+    #[error("the outcome is unknown")]
+    OutcomeUnknown,
+}
+
 impl<E: Engine> Group<E> {
     /// The group's members.
     pub fn members(&self) -> Members {
+        self.membership().0
+    }
+
+    /// The group's members, with what a change that is decided on them needs.
+    pub fn membership(&self) -> (Members, Basis) {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
+        let basis = Basis { term: metrics.current_term, membership: *metrics.membership_config.log_id() };
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
         let members = membership
@@ -69,7 +119,34 @@ impl<E: Engine> Group<E> {
         let target = membership.get_joint_config().last().cloned().unwrap_or_default();
         let is_settled = membership.get_joint_config().len() == 1
             && metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
-        Members { members, voters: target, is_settled }
+        (Members { members, voters: target, is_settled }, basis)
+    }
+
+    /// Makes a change that was decided on `basis`; returns once it is committed. openraft compares term and membership
+    /// where it appends the entry, so that nothing can come between; the term once more before the second step of a
+    /// change of voters.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]. Dropping the future leaves it open how far the change goes.
+    pub async fn change_members(&self, change: MemberChange, basis: Basis) -> Result<(), ChangeError> {
+        let (change, retain) = match change {
+            MemberChange::AddLearner(id, peer) => (ChangeMembers::SetNodes([(id, peer)].into()), true),
+            MemberChange::SetVoters(voters) => (ChangeMembers::ReplaceAllVoters(voters), false),
+            MemberChange::RemoveLearner(id) => (ChangeMembers::RemoveNodes([id].into()), false),
+        };
+        let conditions = [
+            Precondition::CommittedLeaderId { committed_leader_id: CommittedLeaderId::new(basis.term) },
+            Precondition::LastMembershipLogId { last_membership_log_id: basis.membership },
+        ];
+        match self.raft().change_membership_if(change, retain, conditions).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ChangeError::NotLeader),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => Err(ChangeError::UnderWay),
+            Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => Err(ChangeError::Overtaken),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
+                Err(ChangeError::OutcomeUnknown)
+            }
+        }
     }
 
     /// Adds a learner, or gives a member another address. Returns once that is committed; the learner catches up behind.

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use state::{
-    command::{Command, Data, Write},
+    command::{Admitted, Command, Data, Write},
     query::Reader,
 };
 use storage::View;
@@ -41,10 +41,14 @@ impl Room {
         command: &Command,
         state: impl FnOnce() -> Reader<V>,
     ) -> Result<Coming<'_>, Error> {
-        let Command::Data(data) = command else { return Ok(Coming { room: self, bytes: 0 }) };
+        let nothing = Coming { room: self, bytes: 0 };
+        let data = match command {
+            Command::Data(data) | Command::Admitted(Admitted { data, .. }) => data,
+            Command::Admin(_) | Command::Cleanup(_) | Command::Registry(_) | Command::Fence(_) => return Ok(nothing),
+        };
         let bytes: u64 = data.writes.iter().map(bytes_of).sum();
         if bytes == 0 || self.bytes_max == u64::MAX {
-            return Ok(Coming { room: self, bytes: 0 });
+            return Ok(nothing);
         }
         let coming_bytes = self.coming_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let coming = Coming { room: self, bytes };

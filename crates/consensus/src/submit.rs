@@ -252,7 +252,7 @@ impl Drop for Queued<'_> {
 fn goes_on_a_full_disk(command: &Command) -> bool {
     match command {
         Command::Registry(_) => true,
-        Command::Data(_) | Command::Admin(_) | Command::Cleanup(_) => false,
+        Command::Data(_) | Command::Admin(_) | Command::Cleanup(_) | Command::Admitted(_) | Command::Fence(_) => false,
     }
 }
 

@@ -6,12 +6,16 @@
 //! backwards, with a last checkpoint, so that the next start has nothing to re-apply.
 
 pub(crate) mod cache;
+mod changes;
 mod cleanup;
 pub(crate) mod data_dir;
 pub(crate) mod desk;
+mod divergence;
 pub(crate) mod lease;
+mod lessor;
 mod membership;
 mod renewal;
+mod renewing;
 mod timing;
 
 use std::{
@@ -136,6 +140,7 @@ impl Node {
         });
         let (values, log) = start_values(&options, &data_dir, peers.clone()).await?;
         let cache = Arc::<ArcSwapOption<Cache>>::default();
+        let holder = Arc::<Holder>::default();
         let desk = Arc::new(Desk::new(Parts {
             cluster_id: cluster_id.clone(),
             address: options.peer.address.clone(),
@@ -144,6 +149,7 @@ impl Node {
             values: values.clone(),
             cache: cache.clone(),
             peers: peers.clone(),
+            holder: holder.clone(),
         }));
         let (fault_sender, fault) = watch::channel(None);
         let (stop_peers, stopping) = watch::channel(false);
@@ -151,7 +157,7 @@ impl Node {
             values,
             cache,
             desk,
-            holder: Arc::default(),
+            holder,
             leader_url: Arc::default(),
             log,
             tasks: Vec::new(),
@@ -212,6 +218,7 @@ impl Node {
         let words = Arc::<Words>::default();
         let keeper = Keeper {
             desk: self.desk.clone(),
+            process: self.desk.process().id,
             holder: self.holder.clone(),
             values: self.values.clone(),
             cache: self.cache.clone(),
@@ -236,7 +243,7 @@ impl Node {
         self.driver = tokio::spawn(driver.run()).abort_handle();
         let tasks = [
             tokio::spawn(keeper.run()),
-            tokio::spawn(membership::run(self.values.clone())),
+            tokio::spawn(membership::run(self.values.clone(), self.desk.lessor())),
             tokio::spawn(cleanup::run(self.values.clone(), self.cache.clone())),
             tokio::spawn(join(self.desk.clone(), self.values.clone(), options.peer.join.clone())),
         ];

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use consensus::{Group, OnFollower};
 use state::{
-    command::{Admin, Command, Data, Write},
+    command::{Admitted, Command, Data, Write},
     ids::Keyspace,
     keys::Caller,
     kv::Key,
@@ -20,11 +20,9 @@ use state::{
 use storage::disk::DiskEngine;
 use tokio::time::Instant;
 
-use crate::{
-    node::{cache::Cache, desk::Desk, lease::Holder},
-    peer::message::{Ask, Told},
-};
+use crate::node::{cache::Cache, desk::Desk, lease::Holder};
 
+mod admin;
 mod read;
 
 pub(crate) use read::{AnyReader, Both, Consistency};
@@ -45,8 +43,10 @@ pub(crate) enum Error {
     KeyNotFound,
     /// The API key or alias does not exist.
     ApiKeyNotFound,
-    /// The caller's scope was deleted while the request was on its way.
-    ScopeGone,
+    /// The caller's key, or its scope with it, was deleted while the request was on its way.
+    KeyGone,
+    /// Nothing was done: the caller's keys or limits were changed while the request was on its way.
+    Fenced,
     /// bump: the increment is not an integer.
     NotAnInteger,
     /// Nothing was done: the node has no lease, or no leader is known.
@@ -130,6 +130,12 @@ impl Service {
         if holder.is_valid(desk.now()) { Ok(()) } else { Err(Error::NoLeader) }
     }
 
+    /// Up to where this node knows of keys and limits, as an index of the `values` group's log. Whoever looks at a caller
+    /// after this call sees at least what was in force there.
+    pub(crate) fn control_index(&self) -> u64 {
+        self.values.status().applied_index
+    }
+
     /// What the node asks of the cluster.
     pub(crate) fn desk(&self) -> &Desk {
         &self.cluster.desk
@@ -159,37 +165,6 @@ impl Service {
             Keyspace::Cache => Ok(Store::Cache(self, self.cache().ok_or(Error::NoLeader)?)),
         }
     }
-
-    /// A change of keys, aliases or limits.
-    pub(crate) async fn administer(&self, admin: Admin, deadline: Instant) -> Result<(), Error> {
-        match self.values.submit(Command::Admin(admin), deadline).await? {
-            Outcome::Done(Done::Accepted | Done::KeyDeleted { .. }) => self.await_in_force(deadline).await,
-            Outcome::Refused(rejection) => {
-                Err(Error::Refused { rejection, keyspace: Keyspace::Values, revision: None })
-            }
-            Outcome::Done(
-                done @ (Done::Purged { .. }
-                | Done::Registered { .. }
-                | Done::GenerationBegun { .. }
-                | Done::RegistryChanged),
-            ) => Err(unexpected(&done)),
-            Outcome::Data(_) => Err(Error::Internal("an admin command was answered as a write".to_owned())),
-        }
-    }
-
-    /// Returns when what was changed is in force on every node that may serve.
-    async fn await_in_force(&self, deadline: Instant) -> Result<(), Error> {
-        while Instant::now() < deadline {
-            let wait = deadline.saturating_duration_since(Instant::now());
-            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            match self.cluster.desk.ask_leader(Ask::Barrier { wait_ms }, wait).await {
-                Told::Done => return Ok(()),
-                // Another leader may know.
-                _ => self.values.await_news(deadline).await,
-            }
-        }
-        Err(Error::OutcomeUnknown)
-    }
 }
 
 /// One store, ready to take a write.
@@ -201,17 +176,25 @@ pub(crate) enum Store<'a> {
 }
 
 impl Store<'_> {
-    /// One tenant's write. The Cache's quota is taken from `caller`, whose limits must be those in force.
-    pub(crate) async fn write(self, caller: &Caller, write: Write, deadline: Instant) -> Result<Written, Error> {
+    /// One tenant's write. The Cache's quota is taken from `caller`, whose limits must be those in force at
+    /// `control_index` or later: see [`Service::control_index`].
+    pub(crate) async fn write(
+        self,
+        caller: &Caller,
+        control_index: u64,
+        write: Write,
+        deadline: Instant,
+    ) -> Result<Written, Error> {
         let (Self::Values(service) | Self::Cache(service, _)) = &self;
         let on_follower = service.cluster.on_follower;
         let (keyspace, outcome) = match &self {
             Self::Values(service) => {
-                let command = data(caller, write, None);
+                let command = Command::Data(data(caller, write, None));
                 (Keyspace::Values, service.values.submit_as(command, deadline, on_follower).await)
             }
             Self::Cache(_, cache) => {
-                let command = data(caller, write, quota_in_memory(caller));
+                let data = data(caller, write, quota_in_memory(caller));
+                let command = Command::Admitted(Admitted { data, control_index });
                 (Keyspace::Cache, cache.group.submit_as(command, deadline, on_follower).await)
             }
         };
@@ -221,7 +204,10 @@ impl Store<'_> {
         };
         match outcome {
             Outcome::Data(DataOutcome { revision, result: Ok(sum) }) => Ok(Written { revision, sum }),
-            Outcome::Data(DataOutcome { result: Err(Rejection::ScopeGone), .. }) => Err(Error::ScopeGone),
+            Outcome::Data(DataOutcome { result: Err(Rejection::ScopeGone | Rejection::KeyGone), .. }) => {
+                Err(Error::KeyGone)
+            }
+            Outcome::Data(DataOutcome { result: Err(Rejection::Fenced), .. }) => Err(Error::Fenced),
             Outcome::Data(DataOutcome { revision, result: Err(rejection) }) => {
                 Err(Error::Refused { rejection, keyspace, revision: Some(revision) })
             }
@@ -231,14 +217,8 @@ impl Store<'_> {
     }
 }
 
-fn data(caller: &Caller, write: Write, quota_bytes: Option<u64>) -> Command {
-    Command::Data(Data {
-        scope: caller.entity.scope,
-        api_key: caller.id,
-        request: None,
-        quota_bytes,
-        writes: vec![write],
-    })
+fn data(caller: &Caller, write: Write, quota_bytes: Option<u64>) -> Data {
+    Data { scope: caller.entity.scope, api_key: caller.id, request: None, quota_bytes, writes: vec![write] }
 }
 
 /// The root key's scope has no quota.

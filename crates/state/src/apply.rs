@@ -11,6 +11,7 @@
 mod admin;
 mod cleanup;
 mod data;
+mod fence;
 mod registry;
 
 use std::sync::{
@@ -22,11 +23,11 @@ use storage::{Engine, KeyRange, Read};
 
 use crate::{
     applied::{Applied, Membership},
-    command::{Batch, Command},
+    command::{Admitted, Batch, Command},
     hash::StateHash,
     ids::{Keyspace, Position},
     layout::{self, damaged},
-    outcome::{Done, Fault, Outcome},
+    outcome::{Done, Fault, Outcome, Rejection},
     query::Reader,
     rows::{Rows, Stop},
     snapshot,
@@ -177,7 +178,12 @@ impl<E: Engine> Applying<'_, E> {
     fn command(&mut self, command: &Command) -> Result<Outcome, Fault> {
         let (keyspace, rows) = (self.next.keyspace, &mut self.rows);
         let decided = match command {
-            Command::Data(data) => return data::apply(rows, keyspace, data).map(Outcome::Data),
+            Command::Data(data) => return data::apply(rows, keyspace, data, 0).map(Outcome::Data),
+            Command::Admitted(Admitted { data, control_index }) if keyspace == Keyspace::Cache => {
+                return data::apply(rows, keyspace, data, *control_index).map(Outcome::Data);
+            }
+            Command::Admitted(_) => Err(Rejection::WrongGroup.into()),
+            Command::Fence(fence) => fence::apply(rows, keyspace, *fence),
             Command::Admin(admin) => {
                 let done = admin::apply(rows, keyspace, admin, self.next.time_unix_ms);
                 self.control_changed |= done.is_ok();

@@ -32,6 +32,10 @@ pub enum Command {
     Cleanup(Cleanup),
     /// A change of the cache group's registry (`values` group only); see `registry.rs`.
     Registry(Registry),
+    /// A tenant's write to the Cache, with what its caller was let in by (`cache` group only).
+    Admitted(Admitted),
+    /// An end to the writes of callers that were let in before a change of keys or limits (`cache` group only).
+    Fence(Fence),
 }
 
 /// A tenant's write: all of `writes` or, when one is refused, none. Each write sees what those before it did, its quota
@@ -49,6 +53,26 @@ pub struct Data {
     pub quota_bytes: Option<u64>,
     /// The writes, in order.
     pub writes: Vec<Write>,
+}
+
+/// A tenant's write to the Cache. Keys and limits live in the `values` group: its log's index says under which of them
+/// the caller was let in, and so which [`Fence`]s it stands behind. A plain [`Command::Data`] stands before them all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admitted {
+    /// The write.
+    pub data: Data,
+    /// The node that let the caller in had applied the `values` group's log up to this index.
+    pub control_index: u64,
+}
+
+/// Ends the writes to a scope whose callers were let in under keys and limits older than `control_index`: each that is
+/// applied later is refused. Made before a change of the scope's keys or limits is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The scope.
+    pub scope: ScopeId,
+    /// The index of the `values` group's log up to which a node must have applied.
+    pub control_index: u64,
 }
 
 /// One write to one key.
@@ -208,9 +232,11 @@ impl Command {
         /// Ids, lengths and the like, rounded up.
         const OVERHEAD_BYTES: usize = 128;
         match self {
-            Self::Data(data) => OVERHEAD_BYTES + data.writes.iter().map(Write::weight_bytes).sum::<usize>(),
+            Self::Data(data) | Self::Admitted(Admitted { data, .. }) => {
+                OVERHEAD_BYTES + data.writes.iter().map(Write::weight_bytes).sum::<usize>()
+            }
             Self::Admin(Admin::CreateKey { name, .. }) => OVERHEAD_BYTES + name.len(),
-            Self::Admin(_) | Self::Cleanup(_) | Self::Registry(_) => OVERHEAD_BYTES,
+            Self::Admin(_) | Self::Cleanup(_) | Self::Registry(_) | Self::Fence(_) => OVERHEAD_BYTES,
         }
     }
 }

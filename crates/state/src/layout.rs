@@ -11,6 +11,7 @@
 //! | `04` | alias's id | [`AliasRow`] |
 //! | `05` | scope | [`Deletion`] |
 //! | `06` | | [`RegistryState`] |
+//! | `07` | scope | [`FenceRow`] |
 //! | `10`, `11` | scope, client's key | a value of the Value Store, of the Cache |
 //!
 //! Ids, scopes and hashes are raw bytes of fixed length, so that no key of one tenant can look like another's. The value
@@ -34,6 +35,7 @@ const TAG_CREDENTIAL: u8 = 0x03;
 const TAG_ALIAS: u8 = 0x04;
 const TAG_DELETION: u8 = 0x05;
 const TAG_REGISTRY: u8 = 0x06;
+const TAG_FENCE: u8 = 0x07;
 const TAG_VALUES: u8 = 0x10;
 const TAG_CACHE: u8 = 0x11;
 
@@ -79,6 +81,11 @@ pub(crate) fn alias_key(id: ApiKeyId) -> IdKey {
 /// The key of a scope's deletion.
 pub(crate) fn deletion_key(scope: ScopeId) -> IdKey {
     id_key(TAG_DELETION, scope.0.as_bytes())
+}
+
+/// The key of a scope's fence.
+pub(crate) fn fence_key(scope: ScopeId) -> IdKey {
+    id_key(TAG_FENCE, scope.0.as_bytes())
 }
 
 /// The key of a credential.
@@ -162,6 +169,13 @@ impl Deletion {
     pub(crate) const CURSOR_BYTES_MAX: usize = 256;
 }
 
+/// Which writes the Cache takes no more of a scope: those of callers that were let in under older keys and limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FenceRow {
+    /// The index of the `values` group's log up to which the node that let them in must have applied.
+    pub(crate) control_index: u64,
+}
+
 /// What is stored as a version byte and postcard.
 pub(crate) trait Record: Serialize + DeserializeOwned {
     /// What it is, for errors.
@@ -187,6 +201,9 @@ impl Record for AliasRow {
 }
 impl Record for Deletion {
     const WHAT: &'static str = "a deletion";
+}
+impl Record for FenceRow {
+    const WHAT: &'static str = "a fence";
 }
 impl Record for RegistryState {
     const WHAT: &'static str = "the cache registry";

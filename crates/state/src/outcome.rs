@@ -110,6 +110,12 @@ pub enum Rejection {
     /// The command is not one for this keyspace's group.
     #[error("not a command for this group")]
     WrongGroup,
+    /// The API key or alias that asked has been deleted since.
+    #[error("the key has been deleted")]
+    KeyGone,
+    /// The caller was let in under keys or limits that have changed since.
+    #[error("keys or limits have changed")]
+    Fenced,
 }
 
 /// A failure to apply. The state is not known to be right any more: the node stops.

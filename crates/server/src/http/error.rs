@@ -152,7 +152,7 @@ impl Error {
                 }
                 add_quota(rejection, *keyspace, headers);
             }
-            Self::Service(service::Error::ScopeGone) => {
+            Self::Service(service::Error::KeyGone) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Overloaded | Self::Service(_) => {
@@ -179,7 +179,7 @@ fn describe_service(error: &service::Error) -> Described {
         service::Error::Refused { rejection, keyspace, .. } => describe_rejection(rejection, *keyspace),
         service::Error::KeyNotFound => Described::new(Code::KeyNotFound, "Key not found"),
         service::Error::ApiKeyNotFound => Described::new(Code::ApiKeyNotFound, "API key not found"),
-        service::Error::ScopeGone => Described::new(Code::Unauthorized, "The API key has been deleted"),
+        service::Error::KeyGone => Described::new(Code::Unauthorized, "The API key has been deleted"),
         service::Error::NotAnInteger => Described::new(Code::NotAnInteger, "Field `value` must be an integer as text"),
         service::Error::ClusterChangeRefused(reason) => Described::new(Code::ClusterChangeRefused, reason.clone()),
         service::Error::Redirect(_) => {
@@ -192,6 +192,10 @@ fn describe_service(error: &service::Error) -> Described {
             Described::new(Code::NoQuorum, "The leader cannot reach a majority; nothing was done, try again shortly")
         }
         service::Error::Overloaded => overloaded(),
+        service::Error::Fenced => Described::new(
+            Code::Overloaded,
+            "The API key or its limits are being changed; nothing was done, try again shortly",
+        ),
         service::Error::DiskFull => {
             Described::new(Code::DiskFull, "The disk is full; nothing was done, and reads go on")
         }
@@ -218,7 +222,7 @@ fn describe_rejection(rejection: &Rejection, keyspace: Keyspace) -> Described {
         Rejection::SumOutOfRange => {
             Described::new(Code::SumOutOfRange, "The sum is above the range of a 64-bit integer")
         }
-        Rejection::ScopeGone => Described::new(Code::Unauthorized, "The API key has been deleted"),
+        Rejection::ScopeGone | Rejection::KeyGone => Described::new(Code::Unauthorized, "The API key has been deleted"),
         Rejection::NoSuchKey => Described::new(Code::ApiKeyNotFound, "API key not found"),
         Rejection::NotItsAlias => Described::new(Code::Forbidden, "The alias belongs to another API key"),
         Rejection::TooManyAliases => Described::new(
@@ -226,7 +230,11 @@ fn describe_rejection(rejection: &Rejection, keyspace: Keyspace) -> Described {
             format!("The API key has {} aliases, the most there may be", state::bounds::ALIASES_MAX),
         ),
         // The node drew an id badly, or sent a command to the wrong group: nothing that a client could do.
-        Rejection::IdInUse | Rejection::NotReady | Rejection::RegistryConflict | Rejection::WrongGroup => internal(),
+        Rejection::IdInUse
+        | Rejection::NotReady
+        | Rejection::RegistryConflict
+        | Rejection::WrongGroup
+        | Rejection::Fenced => internal(),
     }
 }
 

@@ -47,9 +47,10 @@ async fn read(
     consistency: Consistency,
     key: &Key,
 ) -> Result<Response, Error> {
-    call.renew_caller()?;
     let staleness = staleness(&call, keyspace, consistency)?;
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
+    // Behind the view: a caller that is valid now sees nothing that was written after it was not.
+    call.renew_caller()?;
     let stored = reader.get(call.known.scope(), key)?.ok_or(service::Error::KeyNotFound)?;
     let mut response = data(text(stored.value())?);
     add_revision(&mut response, stored.revision());
@@ -106,12 +107,15 @@ pub(crate) async fn bump(mut call: KnownCall<'_>) -> Result<Response, Error> {
 /// The state of the cache group knows no keys, and the body may have taken long enough for the key to be deleted, its
 /// data removed, and a new generation begun that has never heard of the scope. So the group is taken first: a deletion
 /// acknowledged before the second look is answered 401 here, and one acknowledged after it goes on to close the scope
-/// in this very group, unless the group has ended; either way nothing of the write stays. The Value Store's state
-/// knows the keys itself and refuses a deleted scope, so that there the second look only ends aliases sooner.
+/// in this very group, unless the group has ended; either way nothing of the write stays. The write also says up to where
+/// this node knew of keys and limits before it looked: a change that is acknowledged while the write is on its way has the
+/// group refuse it. The Value Store's state knows the keys itself, and refuses those that are gone.
 async fn write(mut call: KnownCall<'_>, keyspace: Keyspace, write: Write) -> Result<Written, Error> {
-    let store = call.call.app.service.store(keyspace)?;
+    let service = &call.call.app.service;
+    let store = service.store(keyspace)?;
+    let control_index = service.control_index();
     call.renew_caller()?;
-    Ok(store.write(&call.known.caller, write, call.call.deadline()).await?)
+    Ok(store.write(&call.known.caller, control_index, write, call.call.deadline()).await?)
 }
 
 /// iterate with its parameters in the URL.
@@ -136,9 +140,9 @@ async fn respond_page(
 ) -> Result<Response, Error> {
     let consistency = consistency(query)?;
     let page = parse_page(query, in_body, form, call.known.is_root())?;
-    call.renew_caller()?;
     let staleness = staleness(&call, keyspace, consistency)?;
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
+    call.renew_caller()?;
     let request = page::Request { reader, scope: call.known.scope(), page, form };
     let mut response = page::respond(&call.call.app.scans, request, call.call.deadline()).await?;
     add_staleness(&mut response, staleness);

@@ -2,12 +2,12 @@
 //!
 //! 1. Messages of the Raft groups go to the group and generation that they name.
 //! 2. What only the leader of the `values` group can do ([`Ask::Join`], [`Ask::Change`], [`Ask::Renew`], [`Ask::Barrier`])
-//!    is done here when this node leads, and else answered with who does.
+//!    is done when this node leads, and else answered with who does: changes of the cluster in `changes.rs`, leases and
+//!    barriers in `renewing.rs`, comparing states in `divergence.rs`.
 //! 3. [`Desk::ask_leader`] is the other end: it asks the leader wherever it is, this node included.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,36 +17,36 @@ use consensus::{
     Group,
     env::Env,
     transport::wire::{Frames, GroupId, Refusal, Route},
-    types::{MemberId, Peer},
 };
-use futures_util::{future::join_all, stream::BoxStream};
-use state::{ids::NodeId, registry::RegistryState};
+use futures_util::stream::BoxStream;
+use state::ids::NodeId;
 use storage::disk::DiskEngine;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{
     cache::{Cache, suspicion::Suspicions},
-    lease::{Barrier, Leases},
-    membership::survives_removal,
-    timing::{HAND_OVER_WAIT_MAX, RENEWAL_WAIT_MAX},
+    lease::Holder,
+    lessor::Lessor,
 };
 use crate::peer::{
     Inbound, Peers,
-    message::{Ask, Change, GroupStatus, Identity, Leader, Newcomer, Renewal, Renewed, Sample, Status, Told},
+    message::{Ask, GroupStatus, Identity, Leader, Status, Told},
 };
 
 /// The node, as its peers and its own tasks see it.
 pub(crate) struct Desk {
-    node: NodeId,
+    pub(super) node: NodeId,
+    /// Which process of the node this is: a random number.
+    pub(super) process: u64,
+    pub(super) public_url: String,
+    pub(super) values: Group<DiskEngine>,
+    pub(super) cache: Arc<ArcSwapOption<Cache>>,
+    pub(super) peers: Peers,
+    pub(super) holder: Arc<Holder>,
+    pub(super) lessor: Lessor,
     cluster_id: Arc<OnceLock<Uuid>>,
     address: String,
-    public_url: String,
-    env: Arc<dyn Env>,
-    values: Group<DiskEngine>,
-    cache: Arc<ArcSwapOption<Cache>>,
-    peers: Peers,
-    leases: Mutex<Leases>,
     suspicions: Mutex<Suspicions>,
 }
 
@@ -59,14 +59,16 @@ pub(super) struct Parts {
     pub(super) values: Group<DiskEngine>,
     pub(super) cache: Arc<ArcSwapOption<Cache>>,
     pub(super) peers: Peers,
+    pub(super) holder: Arc<Holder>,
 }
 
 impl Desk {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { cluster_id, address, public_url, env, values, cache, peers } = parts;
-        let node = values.member().node;
-        let (leases, suspicions) = (Mutex::default(), Mutex::default());
-        Self { node, cluster_id, address, public_url, env, values, cache, peers, leases, suspicions }
+        let Parts { cluster_id, address, public_url, env, values, cache, peers, holder } = parts;
+        let (node, process) = (values.member().node, env.random_u64());
+        let lessor = Lessor::new(values.clone(), env);
+        let suspicions = Mutex::default();
+        Self { node, process, public_url, values, cache, peers, holder, lessor, cluster_id, address, suspicions }
     }
 
     /// The node's peer address.
@@ -76,7 +78,12 @@ impl Desk {
 
     /// The time by which leases are counted.
     pub(crate) fn now(&self) -> Duration {
-        self.env.monotonic()
+        self.lessor.now()
+    }
+
+    /// The leader's side of the leases.
+    pub(super) fn lessor(&self) -> Lessor {
+        self.lessor.clone()
     }
 
     /// The way to the other nodes.
@@ -84,11 +91,12 @@ impl Desk {
         &self.peers
     }
 
-    fn leases(&self) -> std::sync::MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn suspicions(&self) -> MutexGuard<'_, Suspicions> {
+        self.suspicions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn leader(&self) -> Told {
+    /// That this node does not lead, and who does.
+    pub(super) fn leader(&self) -> Told {
         let status = self.values.status();
         let leader = status.leader.filter(|leader| leader.node != self.node);
         let members = self.values.members();
@@ -99,7 +107,8 @@ impl Desk {
     /// Asks the leader of the `values` group, wherever it is. [`Told::NotLeader`] when it cannot be found.
     pub(crate) async fn ask_leader(&self, ask: Ask, wait_max: Duration) -> Told {
         if self.values.status().is_leader {
-            return timeout(wait_max, self.answer(ask)).await.unwrap_or(Told::Unknown);
+            // In a box: whatever the desk does is a part of each handler's future else.
+            return timeout(wait_max, Box::pin(self.answer(ask))).await.unwrap_or(Told::Unknown);
         }
         match self.leader() {
             Told::NotLeader(Some(leader)) => match self.peers.ask(&leader.address, &ask, wait_max).await {
@@ -124,11 +133,11 @@ impl Desk {
                 self.leader()
             }
             Ask::Join(newcomer) => self.take_in(newcomer).await,
-            Ask::Change(Change::Add { address }) => self.add(&address).await,
-            Ask::Change(Change::Remove { node }) => self.remove(node).await,
-            Ask::Change(Change::Transfer { node }) => self.transfer(node).await,
+            Ask::Change(change) => self.change(change).await,
             Ask::Renew(renewal) => self.renew(renewal).await,
             Ask::Barrier { wait_ms } => self.barrier(Duration::from_millis(wait_ms)).await,
+            Ask::HashAt { generation, index } => Told::Hash(self.hash_at(generation, index)),
+            Ask::TransferCache { node } => self.transfer_cache(node).await,
         }
     }
 
@@ -143,7 +152,8 @@ impl Desk {
         }
     }
 
-    async fn await_applied(&self, index: u64, wait_max: Duration) -> Told {
+    /// Answers when this process has applied so much.
+    pub(super) async fn await_applied(&self, index: u64, wait_max: Duration) -> Told {
         let until = Instant::now() + wait_max;
         while self.values.status().applied_index < index {
             if Instant::now() >= until {
@@ -151,203 +161,7 @@ impl Desk {
             }
             self.values.await_news(until).await;
         }
-        Told::Done
-    }
-
-    async fn take_in(&self, newcomer: Newcomer) -> Told {
-        let Ok(registry) = self.values.local().registry() else { return Told::Unknown };
-        if registry.removed.contains(&newcomer.node) {
-            return Told::Refused(format!(
-                "node {} was removed from the cluster; start it with an empty data directory to bring it back as a new one",
-                newcomer.node
-            ));
-        }
-        let id = MemberId { node: newcomer.node, incarnation: 0 };
-        let peer = Peer { address: newcomer.address };
-        let members = self.values.members();
-        if members.members.iter().any(|member| member.id == id && member.peer == peer) {
-            return Told::Done;
-        }
-        tracing::info!(node = %newcomer.node, address = peer.address, "a node joins, or has a new address");
-        match self.values.add_learner(id, peer).await {
-            Ok(()) => Told::Done,
-            Err(_) => Told::Unknown,
-        }
-    }
-
-    async fn add(&self, address: &str) -> Told {
-        let identity = match self.peers.ask(address, &Ask::Identify, RENEWAL_WAIT_MAX).await {
-            Ok(Told::Identity(identity)) => identity,
-            Ok(_) => return Told::Refused(format!("the node at {address} does not say who it is")),
-            Err(error) => return Told::Refused(format!("the node at {address} cannot be asked: {error}")),
-        };
-        self.take_in(Newcomer { node: identity.node, address: address.to_owned() }).await
-    }
-
-    async fn remove(&self, node: NodeId) -> Told {
-        let id = MemberId { node, incarnation: 0 };
-        let members = self.values.members();
-        let Some(member) = members.members.iter().find(|member| member.id == id) else {
-            return Told::Refused(format!("there is no node {node} in the cluster"));
-        };
-        if node == self.node {
-            self.values.hand_over(HAND_OVER_WAIT_MAX).await;
-            return if self.values.status().is_leader {
-                Told::Refused("the node leads, and no other voter can take over".to_owned())
-            } else {
-                self.leader()
-            };
-        }
-        if member.is_voter && !survives_removal(self.values.member(), &members, node) {
-            return Told::Refused(format!(
-                "without node {node} the voters would have no majority that answers; bring the others back first"
-            ));
-        }
-        let ends_at = self.leases().revoke(node);
-        sleep(ends_at.saturating_sub(self.env.monotonic())).await;
-        let done = if member.is_voter {
-            let mut voters = members.voters;
-            voters.remove(&id);
-            self.values.set_voters(voters).await
-        } else {
-            self.values.remove_learner(id).await
-        };
-        match done {
-            Ok(()) => Told::Done,
-            Err(consensus::Error::OutcomeUnknown) => Told::Unknown,
-            Err(error) => {
-                self.leases().pardon(node);
-                Told::Refused(format!("{error}"))
-            }
-        }
-    }
-
-    async fn transfer(&self, to: Option<NodeId>) -> Told {
-        let members = self.values.members();
-        let target = match to {
-            Some(node) => MemberId { node, incarnation: 0 },
-            None => {
-                self.values.hand_over(HAND_OVER_WAIT_MAX).await;
-                return if self.values.status().is_leader {
-                    Told::Refused("no other voter has taken over".to_owned())
-                } else {
-                    Told::Done
-                };
-            }
-        };
-        if !members.voters.contains(&target) {
-            return Told::Refused(format!("node {} is no voter", target.node));
-        }
-        if target == self.values.member() {
-            return Told::Done;
-        }
-        match self.values.transfer(target, HAND_OVER_WAIT_MAX).await {
-            Ok(()) => Told::Done,
-            Err(error) => Told::Refused(format!("the leadership was not taken over: {error}")),
-        }
-    }
-
-    /// Confirms that this node leads, since before this call: its term, what it has applied, and who belongs to the group.
-    async fn confirm(&self, wait_max: Duration) -> Option<(u64, u64, BTreeSet<NodeId>)> {
-        let before = self.values.status();
-        self.values.read(Instant::now() + wait_max).await.ok()?;
-        let after = self.values.status();
-        let confirmed = before.is_leader && after.is_leader && before.term == after.term;
-        let members = self.values.members().members.iter().map(|member| member.id.node).collect();
-        confirmed.then_some((after.term, after.applied_index, members))
-    }
-
-    async fn renew(&self, renewal: Renewal) -> Told {
-        let Some((term, applied, members)) = self.confirm(RENEWAL_WAIT_MAX).await else { return self.leader() };
-        let now = self.env.monotonic();
-        let diverged = self.divergence(&renewal);
-        let granted = {
-            let mut leases = self.leases();
-            leases.enter(term, applied, now);
-            let is_member = members.contains(&renewal.node) && diverged.is_none();
-            leases.renew(renewal.node, renewal.values.map_or(0, |sample| sample.index), is_member, now)
-        };
-        let registry = self.values.local().registry().unwrap_or_default();
-        Told::Renewed(Renewed {
-            granted: granted.granted,
-            floor: granted.floor,
-            leader_public_url: self.public_url.clone(),
-            drop_generation: self.suspected(&renewal, &registry, now),
-            diverged,
-        })
-    }
-
-    fn suspected(&self, renewal: &Renewal, registry: &RegistryState, now: Duration) -> Option<u64> {
-        let mut suspicions = self.suspicions.lock().unwrap_or_else(PoisonError::into_inner);
-        suspicions.report(renewal.node, renewal.suspects, now);
-        suspicions.generation_to_drop(registry, now)
-    }
-
-    /// Compares the node's states with this one's at the same places.
-    fn divergence(&self, renewal: &Renewal) -> Option<String> {
-        if renewal.node == self.node {
-            return None;
-        }
-        let differs = |name: &str, sample: Sample, own: Option<state::hash::StateHash>| {
-            let own = own.filter(|own| *own != sample.hash)?;
-            let Sample { index, hash } = sample;
-            tracing::error!(node = %renewal.node, store = name, index, theirs = %hash, ours = %own, "states differ");
-            Some(format!("its {name} state at index {index} hashes to {hash}, the leader's to {own}"))
-        };
-        let values = renewal.values.and_then(|sample| differs("values", sample, self.values.hash_at(sample.index)));
-        values.or_else(|| {
-            let (generation, sample) = renewal.cache?;
-            let cache = self.cache.load_full().filter(|cache| cache.generation == generation)?;
-            differs("cache", sample, cache.group.hash_at(sample.index))
-        })
-    }
-
-    async fn barrier(&self, wait_max: Duration) -> Told {
-        let until = Instant::now() + wait_max;
-        let Some((term, index, members)) = self.confirm(wait_max).await else { return self.leader() };
-        {
-            let mut leases = self.leases();
-            leases.enter(term, index, self.env.monotonic());
-            leases.raise_floor(index);
-        }
-        loop {
-            let now = self.env.monotonic();
-            let barrier = self.leases().barrier(index, &members, now);
-            match barrier {
-                Barrier::Passed => return Told::Done,
-                _ if Instant::now() >= until => return Told::Unknown,
-                // Until then every member may ask for its lease, which is sooner.
-                Barrier::TooEarly(at) => sleep(super::timing::LOOK.min(at.saturating_sub(now))).await,
-                Barrier::Waits(nodes) => self.await_nodes(&nodes, index, now, until).await,
-            }
-        }
-    }
-
-    /// Asks those who are behind; returns when each has answered, or its lease has run out.
-    async fn await_nodes(&self, nodes: &[(NodeId, Duration)], index: u64, now: Duration, until: Instant) {
-        let members = self.values.members();
-        join_all(nodes.iter().map(async |(node, ends_at)| {
-            let wait = ends_at.saturating_sub(now).min(until.saturating_duration_since(Instant::now()));
-            let applied = if *node == self.node {
-                true
-            } else {
-                let member = members.members.iter().find(|member| member.id.node == *node);
-                let ask = Ask::AwaitApplied { index, wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) };
-                match member {
-                    Some(member) => {
-                        matches!(self.peers.ask(&member.peer.address, &ask, wait).await, Ok(Told::Done))
-                    }
-                    None => false,
-                }
-            };
-            if applied {
-                self.leases().applied(*node, index);
-            } else {
-                // An unanswered question may come back at once: not again before the next look.
-                sleep(super::timing::LOOK.min(wait)).await;
-            }
-        }))
-        .await;
+        Told::Applied { process: self.process }
     }
 }
 

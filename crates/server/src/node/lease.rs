@@ -4,17 +4,38 @@
 //! its deletion is acknowledged:
 //!
 //! 1. A node serves only under a lease of the `values` leader: [`NODE_LEASE`] from the moment at which the node *asked*.
-//! 2. The leader grants it only to members, after it has confirmed that it still leads, and only to a node that has
+//! 2. The leader grants it only to members, after it has confirmed that it still leads, and only to a process that has
 //!    applied at least the *floor*: every change that was ever acknowledged. The floor begins at what a new leader has
 //!    applied when it begins, which holds all that its predecessors acknowledged.
 //! 3. A change is acknowledged behind a *barrier*: the floor rises to the leader's applied index, and the barrier passes
-//!    when every holder of a lease has applied that much, or its lease has run out on the leader's clock, which counts
-//!    from the grant, later than the node's, and a margin longer.
-//! 4. A new leader knows no grants but its own. It passes no barrier before every member has asked it for a lease, which
-//!    ends what it held before, or one lease and the margin have passed since it began. Nobody but members holds a lease:
-//!    one that is being removed is granted nothing more, and removed when its lease has run out.
+//!    when every process that holds a lease has applied that much, or its lease has run out on the leader's clock, which
+//!    counts from the grant, later than the node's, and a margin longer.
+//! 4. A new leader knows no grants but its own. It passes no barrier before a process of every member has asked it for a
+//!    lease, or one lease and the margin have passed since it began.
+//! 5. What is said of a process counts for that process alone: one that dies and comes back has applied less than its
+//!    predecessor, until it has applied its log again. So processes have random ids, and grants are kept by them.
+//! 6. Nobody but members holds a lease. So a node leaves the membership only by a leader on which, in that very term, no
+//!    lease of the node can run any more: the leader grants it nothing while it leaves, waits for the last grant to run
+//!    out, and proposes the change in the same term or not at all (`node/lessor.rs`).
+//! 7. A process whose state was seen to differ is granted nothing again; nor does it take a lease after it has given up.
 //!
-//! [`Leases`] is the leader's side, [`Holder`] the node's; both take the time as a parameter.
+//! Why it holds. Whoever confirms at some moment that it leads knows that nobody else had led by then, so every lease of
+//! an earlier term was asked for before a leader's first confirmation, and has ended one lease and the margin after it.
+//! That bounds rules 4 and 6. It can be sooner: a process that asks a leader has, from its predecessors, only leases that
+//! it asked for earlier, since a node asks one question at a time and drops an answer that comes late; and it reports what
+//! it has applied, so that its older leases are as good as what it says. An older process of the same node serves no more:
+//! it holds the data directory's lock for as long as it lives. Its last grant is waited out all the same, since no rule
+//! needs the lock there; it costs a barrier one lease after a crash. A report that a dead process sent, and that arrives
+//! late, makes a member count as having asked; but what it says was applied before it was sent, less than any barrier of
+//! this term, and so the barrier waits until the leases of all earlier terms have ended.
+//!
+//! A change of the membership by which a node leaves, appended in a term by a leader that has waited, is either in the log
+//! of a later leader, for which the node is then no member, or it is not, and then it is never committed, once that later
+//! leader has confirmed itself: its own first entry is. A later leader that finds only the first half of the change (a
+//! joint configuration, of which the node still is a member) waits in its own term before it makes the second.
+//!
+//! [`Leases`] is the leader's side, [`Holder`] the node's; both take the time as a parameter. `lease/model.rs` runs them
+//! under random schedules; each rule that is left out breaks it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,42 +47,72 @@ use state::ids::NodeId;
 
 use super::timing::{NODE_LEASE, NODE_LEASE_MARGIN};
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+/// One process of a node: a node that starts again is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Process {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Drawn at random when the process started.
+    pub(crate) id: u64,
+}
+
 /// This node's lease.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
+    /// When it ends, in nanoseconds; [`GIVEN_UP`] is later than any time and means never again.
     valid_until_ns: AtomicU64,
 }
 
+const GIVEN_UP: u64 = u64::MAX;
+
 impl Holder {
-    /// Takes a lease that was asked for at the moment `asked_at`.
+    /// Takes a lease that was asked for at the moment `asked_at`. One that was given up stays so.
     pub(crate) fn granted(&self, asked_at: Duration) {
         self.valid_until_ns.fetch_max(nanos(asked_at + NODE_LEASE), Ordering::AcqRel);
     }
 
-    /// Gives the lease up for good: the node must not serve any more.
+    /// Ends the lease; the next grant begins another.
+    pub(crate) fn suspend(&self) {
+        let until = |until_ns| (until_ns != GIVEN_UP).then_some(0);
+        // It fails only where it is given up already.
+        let _ = self.valid_until_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, until);
+    }
+
+    /// Gives the lease up for good: this process must not serve any more, whatever it is granted.
     pub(crate) fn give_up(&self) {
-        self.valid_until_ns.store(0, Ordering::Release);
+        self.valid_until_ns.store(GIVEN_UP, Ordering::Release);
     }
 
     /// Whether the node may serve at the moment `now`.
     pub(crate) fn is_valid(&self, now: Duration) -> bool {
-        nanos(now) < self.valid_until_ns.load(Ordering::Acquire)
+        let until_ns = self.valid_until_ns.load(Ordering::Acquire);
+        until_ns != GIVEN_UP && nanos(now) < until_ns
     }
 }
 
 fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(time.as_nanos()).unwrap_or(GIVEN_UP - 1)
 }
 
-/// The leases that one leader has granted in one term.
+/// The leases that one leader has granted in one term, and what it knows of processes beyond that.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     term: u64,
     leads_since: Duration,
     floor: u64,
-    holders: BTreeMap<NodeId, Grant>,
-    /// Members that are granted nothing any more.
-    leaving: BTreeSet<NodeId>,
+    /// Every process that has asked in this term. One of each node stays, as the sign that the node has asked.
+    grants: BTreeMap<Process, Grant>,
+    /// Nodes that are granted nothing, by how many attempts to remove them are under way. Not of one term.
+    leaving: BTreeMap<NodeId, u32>,
+    /// Processes whose state differs from the majority's, and why they think so. For good.
+    diverged: BTreeMap<Process, String>,
+    /// Processes of which two differ, and it is not known who is right.
+    doubted: BTreeSet<Process>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +126,7 @@ struct Grant {
 pub(crate) struct Renewal {
     /// Whether the lease is granted.
     pub(crate) granted: bool,
-    /// What a node must have applied for that.
+    /// What a process must have applied for that.
     pub(crate) floor: u64,
 }
 
@@ -86,27 +137,49 @@ pub(crate) enum Barrier {
     Passed,
     /// A new leader, for old leases to end: until this moment at the latest.
     TooEarly(Duration),
-    /// These nodes, each until this moment at the latest.
-    Waits(Vec<(NodeId, Duration)>),
+    /// These processes, each until this moment at the latest.
+    Waits(Vec<(Process, Duration)>),
+}
+
+/// Whether nodes may leave the membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// Now: no lease of theirs can run.
+    Now,
+    /// Not before this moment.
+    At(Duration),
+    /// That is not known of this term.
+    OtherTerm,
 }
 
 impl Leases {
-    /// Begins anew when `term` is another one; `applied` is what the leader had applied after it was confirmed.
-    pub(crate) fn enter(&mut self, term: u64, applied: u64, now: Duration) {
-        if term != self.term {
-            *self = Self { term, leads_since: now, floor: applied, ..Self::default() };
+    /// Begins anew when `term` is a later one; `applied` is what the leader had applied after it was confirmed. False when
+    /// the term is over: a confirmation that took long counts for nothing.
+    pub(crate) fn enter(&mut self, term: u64, applied: u64, now: Duration) -> bool {
+        if term > self.term {
+            (self.term, self.leads_since, self.floor) = (term, now, applied);
+            self.grants.clear();
         }
+        term == self.term
     }
 
-    /// Grants or refuses a lease to a member that has applied up to `applied`. The leader has confirmed its leadership
+    /// Grants or refuses a lease to a process that has applied up to `applied`. The leader has confirmed its leadership
     /// since it was asked.
-    pub(crate) fn renew(&mut self, node: NodeId, applied: u64, is_member: bool, now: Duration) -> Renewal {
-        let granted = is_member && applied >= self.floor && !self.leaving.contains(&node);
-        if granted {
-            self.holders.insert(node, Grant { ends_at: now + NODE_LEASE + NODE_LEASE_MARGIN, applied });
-        } else if !self.holders.contains_key(&node) && is_member {
-            // It has asked this leader: whatever it held from another one has ended, or ends before it takes a new one.
-            self.holders.insert(node, Grant { ends_at: now + NODE_LEASE + NODE_LEASE_MARGIN, applied });
+    pub(crate) fn renew(&mut self, process: Process, applied: u64, is_member: bool, now: Duration) -> Renewal {
+        let granted = is_member
+            && applied >= self.floor
+            && !self.leaving.contains_key(&process.node)
+            && !self.diverged.contains_key(&process)
+            && !self.doubted.contains(&process);
+        if is_member {
+            let old_leases_end_at = self.settled_at();
+            let grant = self.grants.entry(process).or_insert(Grant { ends_at: old_leases_end_at, applied });
+            grant.applied = grant.applied.max(applied);
+            if granted {
+                grant.ends_at = grant.ends_at.max(now + NODE_LEASE + NODE_LEASE_MARGIN);
+            }
+            // Former processes of the node, once nothing of theirs can run.
+            self.grants.retain(|other, grant| other.node != process.node || *other == process || now < grant.ends_at);
         }
         Renewal { granted, floor: self.floor }
     }
@@ -116,257 +189,86 @@ impl Leases {
         self.floor = self.floor.max(index);
     }
 
-    /// A node has said that it has applied up to `index`.
-    pub(crate) fn applied(&mut self, node: NodeId, index: u64) {
-        if let Some(grant) = self.holders.get_mut(&node) {
+    /// The process has said that it has applied up to `index`.
+    pub(crate) fn applied(&mut self, process: Process, index: u64) {
+        if let Some(grant) = self.grants.get_mut(&process) {
             grant.applied = grant.applied.max(index);
         }
     }
 
     /// Whether everything up to `index` is in force on every node that may serve.
     pub(crate) fn barrier(&self, index: u64, members: &BTreeSet<NodeId>, now: Duration) -> Barrier {
-        let settled_at = self.leads_since + NODE_LEASE + NODE_LEASE_MARGIN;
-        if now < settled_at && !members.iter().all(|member| self.holders.contains_key(member)) {
+        let settled_at = self.settled_at();
+        if now < settled_at && !members.iter().all(|member| self.grants_of(*member).next().is_some()) {
             return Barrier::TooEarly(settled_at);
         }
-        let behind = self.holders.iter().filter(|(_, grant)| grant.applied < index && now < grant.ends_at);
-        let behind: Vec<(NodeId, Duration)> = behind.map(|(node, grant)| (*node, grant.ends_at)).collect();
+        let behind = self.grants.iter().filter(|(_, grant)| grant.applied < index && now < grant.ends_at);
+        let behind: Vec<(Process, Duration)> = behind.map(|(process, grant)| (*process, grant.ends_at)).collect();
         if behind.is_empty() { Barrier::Passed } else { Barrier::Waits(behind) }
     }
 
-    /// Grants nothing to this node any more; answers when its lease has run out.
-    pub(crate) fn revoke(&mut self, node: NodeId) -> Duration {
-        self.leaving.insert(node);
-        let settled_at = self.leads_since + NODE_LEASE + NODE_LEASE_MARGIN;
-        self.holders.get(&node).map_or(settled_at, |grant| grant.ends_at)
+    /// From here on the node is granted nothing, until [`Leases::end_departure`] has been called as often.
+    pub(crate) fn begin_departure(&mut self, node: NodeId) {
+        *self.leaving.entry(node).or_default() += 1;
     }
 
-    /// The node may be granted leases again: its removal did not come about.
-    pub(crate) fn pardon(&mut self, node: NodeId) {
-        self.leaving.remove(&node);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const A: NodeId = NodeId(1);
-    const B: NodeId = NodeId(2);
-
-    fn s(seconds: f64) -> Duration {
-        Duration::from_secs_f64(seconds)
-    }
-
-    fn members() -> BTreeSet<NodeId> {
-        [A, B].into()
-    }
-
-    #[test]
-    fn a_lease_runs_from_when_it_was_asked_for() {
-        let holder = Holder::default();
-        assert!(!holder.is_valid(s(0.0)));
-        holder.granted(s(10.0));
-        assert!(holder.is_valid(s(12.999)) && !holder.is_valid(s(13.0)));
-        holder.granted(s(9.0)); // an answer that was long on its way shortens nothing
-        assert!(holder.is_valid(s(12.999)));
-        holder.give_up();
-        assert!(!holder.is_valid(s(10.0)));
-    }
-
-    #[test]
-    fn a_node_behind_the_floor_is_granted_nothing() {
-        let mut leases = Leases::default();
-        leases.enter(1, 50, s(0.0));
-        assert_eq!(leases.renew(A, 49, true, s(0.1)), Renewal { granted: false, floor: 50 });
-        assert_eq!(leases.renew(A, 50, true, s(0.2)), Renewal { granted: true, floor: 50 });
-        leases.raise_floor(60);
-        assert!(!leases.renew(A, 59, true, s(0.3)).granted);
-        assert!(!leases.renew(B, 99, false, s(0.3)).granted, "it is no member");
-    }
-
-    #[test]
-    fn a_barrier_waits_for_every_holder_or_the_end_of_its_lease() {
-        let mut leases = Leases::default();
-        leases.enter(1, 0, s(0.0));
-        leases.renew(A, 10, true, s(1.0));
-        assert!(matches!(leases.barrier(10, &members(), s(1.0)), Barrier::TooEarly(_)), "B may hold an old one");
-        leases.renew(B, 9, true, s(1.0));
-        leases.raise_floor(10);
-        assert_eq!(leases.barrier(10, &members(), s(1.1)), Barrier::Waits(vec![(B, s(4.15))]));
-        assert_eq!(leases.barrier(10, &members(), s(4.15)), Barrier::Passed);
-        leases.applied(B, 10);
-        assert_eq!(leases.barrier(10, &members(), s(1.1)), Barrier::Passed);
-    }
-
-    #[test]
-    fn a_new_leader_waits_for_the_leases_of_its_predecessors() {
-        let mut leases = Leases::default();
-        leases.enter(7, 5, s(100.0));
-        leases.renew(A, 5, true, s(100.1));
-        assert_eq!(leases.barrier(5, &members(), s(103.1)), Barrier::TooEarly(s(103.15)));
-        assert_eq!(leases.barrier(5, &members(), s(103.15)), Barrier::Passed);
-        // A single node holds what it granted itself.
-        assert_eq!(leases.barrier(5, &[A].into(), s(100.2)), Barrier::Passed);
-    }
-
-    #[test]
-    fn a_node_that_leaves_is_granted_nothing_and_waited_out() {
-        let mut leases = Leases::default();
-        leases.enter(1, 0, s(0.0));
-        leases.renew(B, 5, true, s(10.0));
-        assert_eq!(leases.revoke(B), s(13.15));
-        assert!(!leases.renew(B, 9, true, s(11.0)).granted);
-        assert_eq!(leases.revoke(B), s(13.15), "a refusal makes it no longer");
-        leases.pardon(B);
-        assert!(leases.renew(B, 9, true, s(12.0)).granted);
-    }
-
-    /// Something that happens in the model: to node 0 or 1, in milliseconds after the last thing.
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        /// The node asks; its answer arrives this much later.
-        Renew { node: usize, after_ms: u64 },
-        /// The node applies what the leader has.
-        Apply { node: usize },
-        /// An administrator changes something and waits for the barrier.
-        Change,
-        /// Another leader takes over.
-        Elect,
-        /// Time passes.
-        Wait { ms: u64 },
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (0_usize..2, 0_u64..4_000).prop_map(|(node, after_ms)| Step::Renew { node, after_ms }),
-            (0_usize..2).prop_map(|node| Step::Apply { node }),
-            Just(Step::Change),
-            Just(Step::Elect),
-            (1_u64..2_000).prop_map(|ms| Step::Wait { ms }),
-        ]
-    }
-
-    /// A rule that the model leaves out.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Without {
-        Nothing,
-        Floor,
-        NewLeadersPatience,
-        CountingFromTheQuestion,
-    }
-
-    struct Model {
-        now: Duration,
-        term: u64,
-        leader_applied: u64,
-        acknowledged: u64,
-        leases: Leases,
-        nodes: [(Holder, u64); 2],
-        /// Answers on their way: when they arrive, for whom, and when they were asked for.
-        answers: Vec<(Duration, usize, Duration)>,
-    }
-
-    const NODES: [NodeId; 2] = [A, B];
-
-    impl Model {
-        fn new() -> Self {
-            let mut leases = Leases::default();
-            leases.enter(1, 0, Duration::ZERO);
-            Self {
-                now: Duration::ZERO,
-                term: 1,
-                leader_applied: 0,
-                acknowledged: 0,
-                leases,
-                nodes: Default::default(),
-                answers: Vec::new(),
-            }
-        }
-
-        fn pass(&mut self, time: Duration, without: Without) {
-            self.now += time;
-            let now = self.now;
-            for (at, node, asked_at) in std::mem::take(&mut self.answers) {
-                if at > now {
-                    self.answers.push((at, node, asked_at));
-                } else {
-                    let from = if without == Without::CountingFromTheQuestion { at } else { asked_at };
-                    self.nodes[node].0.granted(from);
-                }
-            }
-        }
-
-        fn run(&mut self, step: Step, without: Without) {
-            match step {
-                Step::Renew { node, after_ms } => {
-                    let applied = if without == Without::Floor { u64::MAX } else { self.nodes[node].1 };
-                    if self.leases.renew(NODES[node], applied, true, self.now).granted {
-                        self.answers.push((self.now + Duration::from_millis(after_ms), node, self.now));
-                    }
-                    self.pass(Duration::ZERO, without);
-                }
-                Step::Apply { node } => {
-                    self.nodes[node].1 = self.leader_applied;
-                    self.leases.applied(NODES[node], self.leader_applied);
-                }
-                Step::Change => {
-                    self.leader_applied += 1;
-                    self.leases.raise_floor(self.leader_applied);
-                    let is_patient = without != Without::NewLeadersPatience;
-                    let members = if is_patient { members() } else { BTreeSet::new() };
-                    if self.leases.barrier(self.leader_applied, &members, self.now) == Barrier::Passed {
-                        self.acknowledged = self.leader_applied;
-                    }
-                }
-                Step::Elect => {
-                    self.term += 1;
-                    self.leases.enter(self.term, self.leader_applied, self.now);
-                }
-                Step::Wait { ms } => self.pass(Duration::from_millis(ms), without),
-            }
-        }
-
-        /// Whether a node may serve that has not applied what was acknowledged.
-        fn is_broken(&self) -> bool {
-            self.nodes.iter().any(|(holder, applied)| holder.is_valid(self.now) && *applied < self.acknowledged)
+    /// The node has left, or its removal has not come about.
+    pub(crate) fn end_departure(&mut self, node: NodeId) {
+        let Some(attempts) = self.leaving.get_mut(&node) else { return };
+        *attempts -= 1;
+        if *attempts == 0 {
+            self.leaving.remove(&node);
         }
     }
 
-    fn breaks(steps: &[Step], without: Without) -> bool {
-        let mut model = Model::new();
-        steps.iter().any(|step| {
-            model.run(*step, without);
-            model.is_broken()
-        })
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3_000))]
-        /// No node serves under keys and limits older than an acknowledged change.
-        #[test]
-        fn what_is_acknowledged_is_in_force_wherever_a_node_serves(steps in prop::collection::vec(step(), 1..40)) {
-            prop_assert!(!breaks(&steps, Without::Nothing));
+    /// Whether these nodes, whose departure has begun, may leave by a change that is proposed in `term`.
+    pub(crate) fn may_leave(&self, term: u64, nodes: &BTreeSet<NodeId>, now: Duration) -> Leave {
+        if term != self.term {
+            return Leave::OtherTerm;
+        }
+        let ends_at = |node: &NodeId| {
+            let of_this_term = self.grants_of(*node).map(|grant| grant.ends_at).max();
+            of_this_term.unwrap_or_default().max(self.settled_at())
+        };
+        match nodes.iter().map(ends_at).max() {
+            Some(at) if now < at => Leave::At(at),
+            Some(_) | None => Leave::Now,
         }
     }
 
-    #[test]
-    fn each_rule_is_needed() {
-        let renew = |node, after_ms| Step::Renew { node, after_ms };
-        let change = [Step::Change, Step::Apply { node: 0 }, renew(0, 0), Step::Change];
-        let late = [renew(0, 0), renew(1, 2_900), Step::Wait { ms: 3_000 }, Step::Change, Step::Wait { ms: 500 }];
-        let late = [&late[..], &[Step::Apply { node: 0 }, Step::Change][..]].concat();
-        let cases = [
-            (Without::Floor, vec![Step::Change, Step::Wait { ms: 3_200 }, Step::Change, renew(0, 0)]),
-            (Without::NewLeadersPatience, vec![renew(0, 0), renew(1, 0), Step::Elect, Step::Change]),
-            (Without::CountingFromTheQuestion, late),
-        ];
-        for (without, steps) in cases {
-            assert!(breaks(&steps, without), "{without:?} does not break");
-            assert!(!breaks(&steps, Without::Nothing), "{without:?}");
-        }
-        assert!(!breaks(&change, Without::Nothing));
+    /// The process's state differs from what a majority has: it is granted nothing any more.
+    pub(crate) fn condemn(&mut self, process: Process, reason: String) {
+        self.diverged.insert(process, reason);
+    }
+
+    /// Why the process is condemned, if it is.
+    pub(crate) fn condemned(&self, process: Process) -> Option<String> {
+        self.diverged.get(&process).cloned()
+    }
+
+    /// The process's state differs from another's, and it is not known whose is right: it is granted nothing until that
+    /// is known. True when it was not in doubt before.
+    pub(crate) fn doubt(&mut self, process: Process) -> bool {
+        self.doubted.insert(process)
+    }
+
+    /// The process's state is a majority's.
+    pub(crate) fn trust(&mut self, process: Process) {
+        self.doubted.remove(&process);
+    }
+
+    /// Whether the process is in doubt.
+    pub(crate) fn is_doubted(&self, process: Process) -> bool {
+        self.doubted.contains(&process)
+    }
+
+    /// When every lease of an earlier term has ended.
+    fn settled_at(&self) -> Duration {
+        self.leads_since + NODE_LEASE + NODE_LEASE_MARGIN
+    }
+
+    fn grants_of(&self, node: NodeId) -> impl Iterator<Item = &Grant> {
+        let of_node = Process { node, id: 0 }..=Process { node, id: u64::MAX };
+        self.grants.range(of_node).map(|(_, grant)| grant)
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! 1. Whoever asks to join becomes a learner (`node/desk.rs`).
 //! 2. A learner that has caught up becomes a voter. One at the peer address of a voter that is not heard from any more is
-//!    the same machine with a new disk: it takes that one's place in the same change.
+//!    the same machine with a new disk: it takes that one's place in the same change, when no lease of it can run
+//!    (`lessor.rs`).
 //! 3. The cache group's node set follows the voters, one node at a time (`ARCHITECTURE.md`, the volatile group, rule 5).
 //!
 //! Each step is decided anew from what is there, so that a crash or another leader goes on where it was.
 
 use std::collections::BTreeSet;
 
-use consensus::{Group, Member, Members, types::MemberId};
+use consensus::{Group, Member, MemberChange, Members, types::MemberId};
 use state::{
     command::{Command, Registry},
     ids::NodeId,
@@ -18,7 +19,10 @@ use state::{
 use storage::disk::DiskEngine;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::timing::{CONTACT_AGE_MAX, LOOK, STEP_WAIT_MAX};
+use super::{
+    lessor::Lessor,
+    timing::{CONTACT_AGE_MAX, LOOK, STEP_WAIT_MAX},
+};
 
 /// The most voters: more make each write slower, and the cluster no safer. Further nodes stay learners.
 const VOTERS_MAX: usize = 7;
@@ -37,36 +41,48 @@ enum Step {
 }
 
 /// Looks after the members for as long as the task lives.
-pub(super) async fn run(values: Group<DiskEngine>) {
+pub(super) async fn run(values: Group<DiskEngine>, lessor: Lessor) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let status = values.status();
-        if !status.is_leader {
+        if !values.status().is_leader {
             continue;
         }
-        // A state that cannot be read stops the node elsewhere.
-        let Ok(registry) = values.local().registry() else { continue };
-        if let Some(step) = decide(values.member(), &values.members(), &registry, status.last_index)
-            && let Err(error) = carry_out(&values, step.clone()).await
+        if let Some(step) = next(&values, &values.members())
+            && let Err(error) = carry_out(&values, &lessor, step.clone()).await
         {
-            tracing::debug!(?step, %error, "a step of the cluster's membership is tried again");
+            tracing::debug!(?step, error, "a step of the cluster's membership is tried again");
         }
     }
 }
 
-async fn carry_out(values: &Group<DiskEngine>, step: Step) -> Result<(), consensus::Error> {
-    let deadline = Instant::now() + STEP_WAIT_MAX;
-    match step {
+fn next(values: &Group<DiskEngine>, members: &Members) -> Option<Step> {
+    // A state that cannot be read stops the node elsewhere.
+    let registry = values.local().registry().ok()?;
+    decide(values.member(), members, &registry, values.status().last_index)
+}
+
+async fn carry_out(values: &Group<DiskEngine>, lessor: &Lessor, step: Step) -> Result<(), String> {
+    let command = match step {
         Step::SetVoters(voters) => {
             tracing::info!(?voters, "changing the voters");
-            values.set_voters(voters).await
+            // Decided anew for as long as a lease is waited for: who was silent may be back.
+            let decide = |members: &Members| match next(values, members) {
+                Some(Step::SetVoters(now)) if now == voters => Ok(MemberChange::SetVoters(now)),
+                _ => Err("it is not the next step any more"),
+            };
+            return match lessor.change(decide).await {
+                Ok(done) => done.map_err(|error| error.to_string()),
+                Err(moot) => Err(moot.to_owned()),
+            };
         }
-        // A refusal means that the registry has moved on: the next look sees it.
-        Step::Add(node) => values.submit(Command::Registry(Registry::AddNode(node)), deadline).await.map(drop),
-        Step::Remove(node) => values.submit(Command::Registry(Registry::RemoveNode(node)), deadline).await.map(drop),
-    }
+        Step::Add(node) => Command::Registry(Registry::AddNode(node)),
+        Step::Remove(node) => Command::Registry(Registry::RemoveNode(node)),
+    };
+    // A refusal means that the registry has moved on: the next look sees it.
+    let submitted = values.submit(command, Instant::now() + STEP_WAIT_MAX).await;
+    submitted.map(drop).map_err(|error| error.to_string())
 }
 
 fn decide(own: MemberId, members: &Members, registry: &RegistryState, last_index: u64) -> Option<Step> {
@@ -108,7 +124,8 @@ fn promotion(own: MemberId, members: &Members, learner: &Member, last_index: u64
     Some(Step::SetVoters(voters))
 }
 
-fn is_heard(member: &Member) -> bool {
+/// Whether the member answers; on the leader, and not for the leader itself.
+pub(super) fn is_heard(member: &Member) -> bool {
     member.last_contact.is_some_and(|age| age <= CONTACT_AGE_MAX)
 }
 

@@ -18,6 +18,8 @@ use crate::peer::message::{Ask, Renewal, Renewed, Sample, Told};
 /// What the task works with.
 pub(super) struct Keeper {
     pub(super) desk: Arc<Desk>,
+    /// Which process this is.
+    pub(super) process: u64,
     pub(super) holder: Arc<Holder>,
     pub(super) values: Group<DiskEngine>,
     pub(super) cache: Arc<ArcSwapOption<Cache>>,
@@ -32,7 +34,10 @@ impl Keeper {
     pub(super) async fn run(self) {
         loop {
             let began = Instant::now();
-            let next = if self.renew().await { began + RENEWAL } else { began };
+            let next = match self.renew().await {
+                Asked::Settled => began + RENEWAL,
+                Asked::Again => began,
+            };
             if next > Instant::now() {
                 tokio::time::sleep_until(next).await;
             } else {
@@ -41,8 +46,8 @@ impl Keeper {
         }
     }
 
-    /// Asks once; answers whether the lease was granted.
-    async fn renew(&self) -> bool {
+    /// Asks once.
+    async fn renew(&self) -> Asked {
         let asked_at = self.env.monotonic();
         let cache = self.cache.load_full();
         let renewal = Renewal {
@@ -50,18 +55,24 @@ impl Keeper {
             values: sample(&self.values),
             cache: cache.and_then(|cache| Some((cache.generation, sample(&cache.group)?))),
             suspects: self.words.suspects(),
+            process: self.process,
+            // Not the sample's index: a state is visible a moment before it is made known that it has changed, by which
+            // callers that were looked up before are looked up again.
+            applied: self.values.status().applied_index,
         };
         let told = self.desk.ask_leader(Ask::Renew(renewal), RENEWAL_WAIT_MAX).await;
-        let Told::Renewed(Renewed { granted, leader_public_url, drop_generation, diverged, .. }) = told else {
-            return false;
-        };
+        let Told::Renewed(renewed) = told else { return Asked::Again };
+        let Renewed { granted, floor: _, leader_public_url, drop_generation, diverged, is_doubted } = renewed;
         if let Some(reason) = diverged {
             self.holder.give_up();
-            tracing::error!(reason, "this node's state differs from the leader's: it goes out of service");
+            tracing::error!(reason, "this node's state differs from the other nodes': it goes out of service");
             self.fault.send_replace(Some(format!(
-                "this node's state differs from the leader's: {reason}. Start it with an empty data directory to rebuild it"
+                "this node's state differs from the other nodes': {reason}. Start it with an empty data directory to rebuild it"
             )));
-            return false;
+            return Asked::Settled;
+        }
+        if is_doubted {
+            self.holder.suspend();
         }
         self.words.told_to_drop(drop_generation);
         if **self.leader_url.load() != leader_public_url {
@@ -70,8 +81,16 @@ impl Keeper {
         if granted {
             self.holder.granted(asked_at);
         }
-        granted
+        if granted || is_doubted { Asked::Settled } else { Asked::Again }
     }
+}
+
+/// When to ask next.
+enum Asked {
+    /// When it is time to.
+    Settled,
+    /// As soon as something may be new.
+    Again,
 }
 
 fn sample<E: Engine>(group: &Group<E>) -> Option<Sample> {

@@ -16,6 +16,8 @@ pub(crate) const NODE_LEASE_MARGIN: Duration = Duration::from_millis(150);
 pub(crate) const RENEWAL: Duration = Duration::from_millis(250);
 /// How long the leader may take to renew a lease.
 pub(crate) const RENEWAL_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a voter may take to say what its state hashes to.
+pub(crate) const HASH_WAIT_MAX: Duration = Duration::from_millis(300);
 /// How long a report of a suspicion counts.
 pub(crate) const SUSPICION_AGE_MAX: Duration = Duration::from_millis(1_500);
 /// How often the cluster's members are looked at, and the cache's.

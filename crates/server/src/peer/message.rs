@@ -33,6 +33,18 @@ pub(crate) enum Ask {
         /// How long the asker waits, in milliseconds.
         wait_ms: u64,
     },
+    /// What did your state hash to behind the entry at `index`?
+    HashAt {
+        /// Of this generation of the cache group; none for the `values` group.
+        generation: Option<u64>,
+        /// The index.
+        index: u64,
+    },
+    /// Hand the cache group's leadership to this node's member. Only the leader of that group does it.
+    TransferCache {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// A node's answer.
@@ -52,6 +64,18 @@ pub(crate) enum Told {
     Renewed(Renewed),
     /// Time was up first, or the answer cannot be known: what was asked for may yet come true.
     Unknown,
+    /// To [`Ask::AwaitApplied`]: this process has.
+    Applied {
+        /// The process that answers; see [`Renewal::process`].
+        process: u64,
+    },
+    /// To [`Ask::Barrier`].
+    InForce {
+        /// Up to this index of the `values` group's log everything is in force on every node that may serve.
+        index: u64,
+    },
+    /// To [`Ask::HashAt`]: the hash, if it is remembered.
+    Hash(Option<StateHash>),
 }
 
 /// Who a node is.
@@ -144,6 +168,10 @@ pub(crate) struct Renewal {
     pub(crate) cache: Option<(u64, Sample)>,
     /// The cache generation that it suspects to have lost its majority (`ARCHITECTURE.md`, rule 6).
     pub(crate) suspects: Option<u64>,
+    /// Which process of the node asks: a random number that it drew when it started.
+    pub(crate) process: u64,
+    /// Up to which index the process has applied the `values` group's log, so that every request since sees it.
+    pub(crate) applied: u64,
 }
 
 /// A state, named by how far it has come.
@@ -168,4 +196,7 @@ pub(crate) struct Renewed {
     pub(crate) drop_generation: Option<u64>,
     /// Why the node must go out of service: its state differs from the leader's at the same index.
     pub(crate) diverged: Option<String>,
+    /// Whether the node must not serve for now: its state differs from the leader's, or another's does, and no majority is
+    /// known to have either.
+    pub(crate) is_doubted: bool,
 }

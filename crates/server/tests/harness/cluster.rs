@@ -130,6 +130,11 @@ impl Cluster {
         self.dir.path().join(format!("node{number}.log"))
     }
 
+    /// What a node has logged, over all its processes.
+    pub(crate) fn log_text(&self, number: usize) -> String {
+        std::fs::read_to_string(self.log(number)).unwrap()
+    }
+
     /// Starts a node and waits until it serves.
     pub(crate) fn restart(&mut self, number: usize) {
         self.configure(number);
@@ -166,6 +171,12 @@ impl Cluster {
         self.signal(number, "TERM");
         let mut child = self.nodes[number].child.take().unwrap();
         wait_for("the node to stop", || child.try_wait().unwrap()).code()
+    }
+
+    /// Waits until the node's process has ended by itself; its exit code.
+    pub(crate) fn await_end(&mut self, number: usize) -> Option<i32> {
+        let mut child = self.nodes[number].child.take().unwrap();
+        wait_for("the node to end by itself", || child.try_wait().unwrap()).code()
     }
 
     pub(crate) fn signal(&self, number: usize, name: &str) {

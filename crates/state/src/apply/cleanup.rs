@@ -37,6 +37,7 @@ fn close<T: Transaction>(rows: &mut Rows<T>, scope: ScopeId) -> Result<Done, Sto
     }
     if !rows.contains(&layout::deletion_key(scope))? {
         rows.store(&layout::deletion_key(scope), &Deletion::default())?;
+        rows.discard(&layout::fence_key(scope))?;
         if let Some(mut opened) = Opened::find(rows, scope)? {
             opened.account.closed = true;
             opened.store(rows)?;

@@ -1,6 +1,7 @@
 //! Tenants' writes, in either store (`docs/api.md` sections 1 and 4): one code path, so that the two cannot drift apart.
 //!
-//! 1. The scope's account says whether it takes writes, what it uses, and, in the Value Store, its quota.
+//! 1. The scope's account says whether it takes writes, what it uses, and, in the Value Store, its quota. The key that
+//!    asked must exist still: in the Value Store it is looked for, in the Cache the scope's fence stands for it.
 //! 2. Each write reads its row, checks its condition, and charges the account with the difference in size.
 //! 3. The account goes back once, in the same transaction; a refusal takes back what earlier writes of the command did.
 
@@ -10,7 +11,7 @@ use storage::{Bytes, Transaction};
 
 use crate::{
     command::{Condition, Data, Write},
-    ids::{Keyspace, ScopeId},
+    ids::{ApiKeyId, Keyspace, ScopeId},
     kv::Key,
     layout,
     outcome::{DataOutcome, Fault, Rejection},
@@ -18,10 +19,16 @@ use crate::{
     usage::{Account, Opened, Usage, size_bytes},
 };
 
-pub(super) fn apply<T: Transaction>(rows: &mut Rows<T>, keyspace: Keyspace, data: &Data) -> Result<DataOutcome, Fault> {
+/// `control_index`: see [`crate::command::Admitted`].
+pub(super) fn apply<T: Transaction>(
+    rows: &mut Rows<T>,
+    keyspace: Keyspace,
+    data: &Data,
+    control_index: u64,
+) -> Result<DataOutcome, Fault> {
     let opened = Opened::find(rows, data.scope)?;
     let revision_before = opened.as_ref().map_or(0, |opened| opened.account.usage.revision);
-    match write_all(rows, keyspace, data, opened) {
+    match write_all(rows, keyspace, data, control_index, opened) {
         Ok((revision, sum)) => Ok(DataOutcome { revision, result: Ok(sum) }),
         Err(Stop::Refused(rejection)) => Ok(DataOutcome { revision: revision_before, result: Err(rejection) }),
         Err(Stop::Failed(fault)) => Err(fault),
@@ -33,9 +40,11 @@ fn write_all<T: Transaction>(
     rows: &mut Rows<T>,
     keyspace: Keyspace,
     data: &Data,
+    control_index: u64,
     opened: Option<Opened>,
 ) -> Result<(u64, Option<i64>), Stop> {
     let mut opened = admit(rows, keyspace, data.scope, opened)?;
+    check_caller(rows, keyspace, data, control_index)?;
     let before = opened.account.usage;
     let mut writer = Writer {
         keyspace,
@@ -77,6 +86,24 @@ fn admit<T: Transaction>(
         None if takes_first_write(rows, keyspace, scope)? => Ok(Opened::new(scope, Account::default())),
         None => Err(Rejection::ScopeGone.into()),
     }
+}
+
+/// The caller was let in some time ago, by a node that may have known less than is known now.
+fn check_caller<T: Transaction>(
+    rows: &Rows<T>,
+    keyspace: Keyspace,
+    data: &Data,
+    control_index: u64,
+) -> Result<(), Stop> {
+    let id = data.api_key;
+    let is_valid = match keyspace {
+        Keyspace::Values => {
+            id == ApiKeyId::ROOT || rows.contains(&layout::entity_key(id))? || rows.contains(&layout::alias_key(id))?
+        }
+        Keyspace::Cache if super::fence::admits(rows, data.scope, control_index)? => true,
+        Keyspace::Cache => return Err(Rejection::Fenced.into()),
+    };
+    if is_valid { Ok(()) } else { Err(Rejection::KeyGone.into()) }
 }
 
 /// Whether a scope without an account gets one by its first write. In the Value Store only the root scope does: every

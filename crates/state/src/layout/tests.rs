@@ -23,6 +23,7 @@ fn decode_all(row: &[u8]) {
     let _ = decode::<AliasRow>(row);
     let _ = decode::<Deletion>(row);
     let _ = decode::<RegistryState>(row);
+    let _ = decode::<FenceRow>(row);
     let _ = decode_value(row);
     let _ = client_key(row);
     let _ = row_id(row);
@@ -79,6 +80,7 @@ fn records_come_back_and_nothing_else_passes_for_them() {
     round_trip(Credential { id: ApiKeyId(id(1)), alias_of: Some(ApiKeyId(id(2))) });
     round_trip(AliasRow { hash: ApiKeyHash([3; 32]), owner: ApiKeyId(id(4)) });
     round_trip(Deletion { cursor: vec![1, 2], purged: true });
+    round_trip(FenceRow { control_index: u64::MAX });
     let nodes = [
         (NodeId(1), Standing::Unregistered),
         (NodeId(2), Standing::Out { incarnation: 3 }),
@@ -97,6 +99,8 @@ fn formats_stand_as_they_are() {
     assert_eq!(credential_key(&ApiKeyHash([7; 32]))[..], [[3].as_slice(), &[7; 32]].concat());
     assert_eq!(alias_key(ApiKeyId(id(7)))[..], [[4].as_slice(), &[7; 16]].concat());
     assert_eq!(deletion_key(ScopeId(id(7)))[..], [[5].as_slice(), &[7; 16]].concat());
+    assert_eq!(fence_key(ScopeId(id(7)))[..], [[7].as_slice(), &[7; 16]].concat());
+    assert_eq!(encode(&FenceRow { control_index: 300 })[..], [1, 0xac, 2]);
     assert_eq!(value_key(Keyspace::Values, ScopeId(id(7)), b"k"), [[0x10].as_slice(), &[7; 16], b"k"].concat());
     assert_eq!(value_key(Keyspace::Cache, ScopeId(id(7)), b"k"), [[0x11].as_slice(), &[7; 16], b"k"].concat());
     assert_eq!(encode_value(0x0102, b"v")[..], [1, 0, 2, 1, 0, 0, 0, 0, 0, 0, b'v']);

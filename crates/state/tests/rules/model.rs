@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, str};
 
 use state::{
-    command::{Admin, Cleanup, Command, Condition, Data, KeyRef, Write},
+    command::{Admin, Admitted, Cleanup, Command, Condition, Data, Fence, KeyRef, Write},
     ids::{ApiKeyId, Keyspace, ScopeId},
     outcome::{DataOutcome, Done, Outcome, Rejection},
     usage::Usage,
@@ -95,16 +95,22 @@ pub(crate) struct Model {
     pub(crate) tenants: BTreeMap<ScopeId, Tenant>,
     /// The entity keys, which the random commands name by their ids only.
     pub(crate) entities: BTreeMap<ApiKeyId, ScopeId>,
+    /// The Cache's fences.
+    fences: BTreeMap<ScopeId, u64>,
 }
 
 impl Model {
     pub(crate) fn new(keyspace: Keyspace) -> Self {
-        Self { keyspace, tenants: BTreeMap::new(), entities: BTreeMap::new() }
+        Self { keyspace, tenants: BTreeMap::new(), entities: BTreeMap::new(), fences: BTreeMap::new() }
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
         let decided = match (command, self.keyspace) {
-            (Command::Data(data), _) => return Outcome::Data(self.data(data)),
+            (Command::Data(data), _) => return Outcome::Data(self.data(data, 0)),
+            (Command::Admitted(Admitted { data, control_index }), Keyspace::Cache) => {
+                return Outcome::Data(self.data(data, *control_index));
+            }
+            (Command::Fence(fence), Keyspace::Cache) => self.fence(*fence),
             (Command::Admin(admin), Keyspace::Values) => self.admin(admin),
             (Command::Cleanup(Cleanup::CloseScope(scope)), Keyspace::Cache) => self.close(*scope),
             (Command::Cleanup(Cleanup::Purge { scope, rows_max }), _) => self.purge(*scope, *rows_max),
@@ -114,21 +120,33 @@ impl Model {
         decided.map_or_else(Outcome::Refused, Outcome::Done)
     }
 
-    fn data(&mut self, data: &Data) -> DataOutcome {
+    fn fence(&mut self, Fence { scope, control_index }: Fence) -> Result<Done, Rejection> {
+        let is_open = self.tenants.get(&scope).is_none_or(|tenant| tenant.standing == Standing::Open);
+        if is_open {
+            let fence = self.fences.entry(scope).or_default();
+            *fence = (*fence).max(control_index);
+        }
+        Ok(Done::Accepted)
+    }
+
+    fn data(&mut self, data: &Data, control_index: u64) -> DataOutcome {
         let revision = self.tenants.get(&data.scope).map_or(0, |tenant| tenant.revision);
-        match self.writes(data) {
+        match self.writes(data, control_index) {
             Ok((revision, sum)) => DataOutcome { revision, result: Ok(sum) },
             Err(rejection) => DataOutcome { revision, result: Err(rejection) },
         }
     }
 
-    fn writes(&mut self, data: &Data) -> Result<(u64, Option<i64>), Rejection> {
+    fn writes(&mut self, data: &Data, control_index: u64) -> Result<(u64, Option<i64>), Rejection> {
         let mut tenant = match (self.tenants.get(&data.scope), self.keyspace) {
             (Some(tenant), _) if tenant.standing != Standing::Open => return Err(Rejection::ScopeGone),
             (Some(tenant), _) => tenant.clone(),
             (None, Keyspace::Values) if data.scope != ScopeId::ROOT => return Err(Rejection::ScopeGone),
             (None, _) => Tenant::new(Standing::Open, None),
         };
+        if self.fences.get(&data.scope).is_some_and(|fence| control_index < *fence) {
+            return Err(Rejection::Fenced);
+        }
         let used_bytes = tenant.usage().bytes;
         let quota_bytes = match self.keyspace {
             Keyspace::Values => tenant.quota_bytes,

@@ -8,7 +8,7 @@ use proptest::{
 };
 use state::{
     apply::{Payload, StateMachine},
-    command::{Admin, Batch, Cleanup, Command, Condition, Data, KeyRef, Write},
+    command::{Admin, Admitted, Batch, Cleanup, Command, Condition, Data, Fence, KeyRef, Write},
     ids::{ApiKeyHash, ApiKeyId, Keyspace, Position, ScopeId},
     keys::{Limits, LimitsPatch},
     kv::{Key, Page, PageStart, Value},
@@ -169,6 +169,8 @@ pub(crate) fn batch() -> impl Strategy<Value = Vec<Command>> {
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         12 => data().prop_map(Command::Data),
+        4 => (data(), 0_u64..4).prop_map(|(data, control_index)| Command::Admitted(Admitted { data, control_index })),
+        1 => (scope(), 0_u64..4).prop_map(|(scope, control_index)| Command::Fence(Fence { scope, control_index })),
         4 => admin().prop_map(Command::Admin),
         3 => cleanup().prop_map(Command::Cleanup),
     ]

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, error::Error, fmt::Write as _, fs, path::Path};
 use goldenscript::{ArgumentConsumer, Context};
 use state::{
     apply::{Payload, StateMachine},
-    command::{Admin, Batch, Cleanup, Command, Condition, Data, KeyRef, Registry, Write},
+    command::{Admin, Admitted, Batch, Cleanup, Command, Condition, Data, Fence, KeyRef, Registry, Write},
     ids::{ApiKeyId, Keyspace, NodeId, Position, ScopeId},
     keys::{Limits, LimitsPatch},
     kv::{Page, PageStart},
@@ -95,6 +95,10 @@ impl<H: Host> goldenscript::Runner for Runner<H> {
                 self.control_query(&command.name, &mut args)
             }
             "close" | "purge" | "finish" => self.cleanup(&command.name, &mut args),
+            "fence" => {
+                let (scope, at) = (scope(positional(&mut args)?), positional(&mut args)?);
+                self.apply(Command::Fence(Fence { scope, control_index: at.parse()? }))
+            }
             "register" | "reset" | "registry" => self.registry(&command.name, &mut args),
             "blank" | "membership" | "position" | "time" | "applied" => self.log(&command.name, &mut args),
             "reopen" | "snapshot" => self.move_house(&command.name),
@@ -142,7 +146,12 @@ impl<H: Host> Runner<H> {
             _ => std::iter::from_fn(|| args.next_pos()).map(parse_write).collect::<Result<_, _>>()?,
         };
         let quota_bytes = self.quotas.get(&scope).copied();
-        self.apply(Command::Data(Data { scope, api_key: ApiKeyId::ROOT, request: None, quota_bytes, writes }))
+        let api_key = args.take_key("by").map_or(ApiKeyId::ROOT, api_key);
+        let data = Data { scope, api_key, request: None, quota_bytes, writes };
+        self.apply(match args.take_key("at") {
+            Some(at) => Command::Admitted(Admitted { data, control_index: at.parse()? }),
+            None => Command::Data(data),
+        })
     }
 
     fn query(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Answer {

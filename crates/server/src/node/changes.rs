@@ -1,0 +1,315 @@
+//! What an operator, or a node that starts, wants changed of the cluster: done by the leader of the `values` group.
+//!
+//! A change that is refused says why; one that is done already is done, or says that it is. Nothing of it is undone when
+//! the asker goes away.
+
+use consensus::{
+    ChangeError, Member, MemberChange, Members,
+    types::{MemberId, Peer},
+};
+use state::ids::NodeId;
+
+use super::{
+    desk::Desk,
+    membership::{is_heard, survives_removal},
+    timing::{HAND_OVER_WAIT_MAX, RENEWAL_WAIT_MAX},
+};
+use crate::peer::message::{Ask, Change, Newcomer, Told};
+
+const UNHEARD: &str = "the leader does not hear from a majority of the voters; bring nodes back first";
+const UNDER_WAY: &str = "another change of the cluster's members is under way; try again when it is done";
+
+/// Why a change is not made.
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    /// It is done already.
+    Done,
+    /// It must not be made, with the reason.
+    Refused(String),
+}
+
+impl Desk {
+    pub(super) async fn change(&self, change: Change) -> Told {
+        match change {
+            Change::Add { address } => self.add(&address).await,
+            Change::Remove { node } => self.remove(node).await,
+            Change::Transfer { node } => self.transfer(node).await,
+        }
+    }
+
+    pub(super) async fn take_in(&self, newcomer: Newcomer) -> Told {
+        let Ok(registry) = self.values.local().registry() else { return Told::Unknown };
+        let is_member = self.values.members().members.iter().any(|member| member.id.node == newcomer.node);
+        // Who is in the cache's node set was a voter; the set follows a removal a moment later.
+        let was_voter = registry.nodes.contains_key(&newcomer.node);
+        if registry.removed.contains(&newcomer.node) || (was_voter && !is_member) {
+            return Told::Refused(format!(
+                "node {} was removed from the cluster; start it with an empty data directory to bring it back as a new one",
+                newcomer.node
+            ));
+        }
+        let Newcomer { node, address } = newcomer;
+        let own = self.values.member();
+        self.carry_out(move |members| take_in(own, members, node, &address)).await
+    }
+
+    async fn add(&self, address: &str) -> Told {
+        let identity = match self.peers.ask(address, &Ask::Identify, RENEWAL_WAIT_MAX).await {
+            Ok(Told::Identity(identity)) => identity,
+            Ok(_) => return Told::Refused(format!("the node at {address} does not say who it is")),
+            Err(error) => return Told::Refused(format!("the node at {address} cannot be asked: {error}")),
+        };
+        self.take_in(Newcomer { node: identity.node, address: address.to_owned() }).await
+    }
+
+    async fn remove(&self, node: NodeId) -> Told {
+        if node == self.node {
+            return self.leave_to_another().await;
+        }
+        // Who was removed a moment ago is in the cache's node set still.
+        let was_member = self
+            .values
+            .local()
+            .registry()
+            .is_ok_and(|registry| registry.removed.contains(&node) || registry.nodes.contains_key(&node));
+        let own = self.values.member();
+        self.carry_out(move |members| remove(own, members, node, was_member)).await
+    }
+
+    /// The leader cannot take itself out: another one does, to which the asker comes by the answer.
+    async fn leave_to_another(&self) -> Told {
+        if self.values.members().voters.len() < 2 {
+            return Told::Refused("the node is the only voter: without it there is no cluster".to_owned());
+        }
+        self.values.hand_over(HAND_OVER_WAIT_MAX).await;
+        if self.values.status().is_leader {
+            Told::Refused("the node leads, and no other voter can take over".to_owned())
+        } else {
+            self.leader()
+        }
+    }
+
+    /// Makes one change of the members, in a task of its own: see `Lessor::change`.
+    async fn carry_out(&self, decide: impl Fn(&Members) -> Result<MemberChange, Stop> + Send + Sync + 'static) -> Told {
+        if self.lessor.confirm(RENEWAL_WAIT_MAX).await.is_none() {
+            return if self.values.status().is_leader { Told::Refused(UNHEARD.to_owned()) } else { self.leader() };
+        }
+        let lessor = self.lessor.clone();
+        let changed = tokio::spawn(async move {
+            loop {
+                match lessor.change(&decide).await {
+                    // Somebody else was quicker: what is to be done is decided anew.
+                    Ok(Err(ChangeError::Overtaken)) => {}
+                    other => return other,
+                }
+            }
+        });
+        match changed.await {
+            Ok(Ok(Ok(())) | Err(Stop::Done)) => Told::Done,
+            Ok(Ok(Err(ChangeError::NotLeader | ChangeError::Overtaken))) => self.leader(),
+            Ok(Ok(Err(ChangeError::UnderWay))) => Told::Refused(UNDER_WAY.to_owned()),
+            Ok(Err(Stop::Refused(reason))) => Told::Refused(reason),
+            Ok(Ok(Err(ChangeError::OutcomeUnknown))) | Err(_) => Told::Unknown,
+        }
+    }
+
+    /// Hands both groups' leadership to `to`, or to the voter that has come furthest, and says which of the two went.
+    async fn transfer(&self, to: Option<NodeId>) -> Told {
+        let members = self.values.members();
+        let own = self.values.member();
+        let target = match to {
+            Some(node) => MemberId { node, incarnation: 0 },
+            None => {
+                let others = members.members.iter().filter(|member| member.is_voter && member.id != own);
+                match others.filter(|member| is_heard(member)).max_by_key(|member| member.matched_index) {
+                    Some(other) => other.id,
+                    None => return Told::Refused("there is no other voter that answers".to_owned()),
+                }
+            }
+        };
+        if !members.voters.contains(&target) {
+            return Told::Refused(format!("node {} is no voter", target.node));
+        }
+        // The cache's first: once another node leads the Value Store, the answer comes from there.
+        if let Err(reason) = self.transfer_cache_from_its_leader(target.node).await {
+            return Told::Refused(format!(
+                "the Cache's leadership was not taken over: {reason}; the Value Store's stays"
+            ));
+        }
+        if target == own {
+            return Told::Done;
+        }
+        match self.values.transfer(target, HAND_OVER_WAIT_MAX).await {
+            Ok(()) => Told::Done,
+            Err(error) => Told::Refused(format!(
+                "the Value Store's leadership was not taken over: {error}; node {} leads the Cache",
+                target.node
+            )),
+        }
+    }
+
+    async fn transfer_cache_from_its_leader(&self, to: NodeId) -> Result<(), String> {
+        let Some(cache) = self.cache.load_full() else { return Err("this node has no part in it yet".to_owned()) };
+        let Some(leader) = cache.group.status().leader else { return Err("it has no leader now".to_owned()) };
+        if leader.node == to {
+            return Ok(());
+        }
+        let told = if leader.node == self.node {
+            self.transfer_cache(to).await
+        } else {
+            let members = self.values.members().members;
+            let peer = members.into_iter().find(|member| member.id.node == leader.node).map(|member| member.peer);
+            let Some(peer) = peer else { return Err(format!("its leader {} is no member", leader.node)) };
+            let ask = Ask::TransferCache { node: to };
+            let wait_max = HAND_OVER_WAIT_MAX + RENEWAL_WAIT_MAX;
+            self.peers.ask(&peer.address, &ask, wait_max).await.map_err(|error| error.to_string())?
+        };
+        match told {
+            Told::Done => Ok(()),
+            Told::Refused(reason) => Err(reason),
+            other => Err(format!("its leader {} answers {other:?}", leader.node)),
+        }
+    }
+
+    /// Hands the cache group's leadership, which this node has, to the member of `to`.
+    pub(super) async fn transfer_cache(&self, to: NodeId) -> Told {
+        let Some(cache) = self.cache.load_full() else {
+            return Told::Refused("this node has no member of the cache group".to_owned());
+        };
+        if !cache.group.status().is_leader {
+            return Told::Refused("this node does not lead the cache group".to_owned());
+        }
+        let voters = cache.group.members().voters;
+        let Some(target) = voters.iter().filter(|voter| voter.node == to).max() else {
+            return Told::Refused(format!("node {to} is no voter of the cache group"));
+        };
+        match cache.group.transfer(*target, HAND_OVER_WAIT_MAX).await {
+            Ok(()) => Told::Done,
+            Err(error) => Told::Refused(error.to_string()),
+        }
+    }
+}
+
+fn take_in(own: MemberId, members: &Members, node: NodeId, address: &str) -> Result<MemberChange, Stop> {
+    let (id, peer) = (MemberId { node, incarnation: 0 }, Peer { address: address.to_owned() });
+    if members.members.iter().any(|member| member.id == id && member.peer == peer) {
+        return Err(Stop::Done);
+    }
+    // One that is silent may have lost its disk, and comes back at its address as another.
+    let lives = |member: &&Member| member.id == own || is_heard(member);
+    if let Some(other) = members.members.iter().filter(|member| member.id != id && member.peer == peer).find(lives) {
+        return Err(Stop::Refused(format!("node {} is at {address}, and answers", other.id.node)));
+    }
+    if !members.is_settled {
+        return Err(Stop::Refused(UNDER_WAY.to_owned()));
+    }
+    tracing::info!(%node, address, "a node joins, or has a new address");
+    Ok(MemberChange::AddLearner(id, peer))
+}
+
+fn remove(own: MemberId, members: &Members, node: NodeId, was_member: bool) -> Result<MemberChange, Stop> {
+    let id = MemberId { node, incarnation: 0 };
+    let refused = |reason: String| Err(Stop::Refused(reason));
+    let Some(member) = members.members.iter().find(|member| member.id == id) else {
+        return refused(if was_member {
+            format!("node {node} has been removed already")
+        } else {
+            format!("there is no node {node} in the cluster")
+        });
+    };
+    if !members.is_settled {
+        return refused(UNDER_WAY.to_owned());
+    }
+    if !member.is_voter {
+        return Ok(MemberChange::RemoveLearner(id));
+    }
+    if !survives_removal(own, members, node) {
+        return refused(format!(
+            "without node {node} the voters would have no majority that answers; bring the others back first"
+        ));
+    }
+    let voters = members.voters.iter().copied().filter(|voter| *voter != id).collect();
+    Ok(MemberChange::SetVoters(voters))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const HEARD: Option<Duration> = Some(Duration::from_millis(40));
+    const SILENT: Option<Duration> = Some(Duration::from_secs(9));
+    const OWN: MemberId = MemberId { node: NodeId(1), incarnation: 0 };
+
+    fn members(others: &[(u64, bool, &str, Option<Duration>)]) -> Members {
+        let own = (1, true, "a", None);
+        let member = |(node, is_voter, address, last_contact): (u64, bool, &str, _)| Member {
+            id: MemberId::from(node),
+            peer: Peer { address: address.to_owned() },
+            is_voter,
+            matched_index: Some(1),
+            last_contact,
+        };
+        let members: Vec<Member> = [own].into_iter().chain(others.iter().copied()).map(member).collect();
+        let voters = members.iter().filter(|member| member.is_voter).map(|member| member.id).collect();
+        Members { members, voters, is_settled: true }
+    }
+
+    fn said(decided: Result<MemberChange, Stop>) -> String {
+        match decided {
+            Ok(MemberChange::AddLearner(id, peer)) => format!("add {} at {peer}", id.node.0),
+            Ok(MemberChange::SetVoters(voters)) => {
+                format!("voters {:?}", voters.iter().map(|voter| voter.node.0).collect::<Vec<_>>())
+            }
+            Ok(MemberChange::RemoveLearner(id)) => format!("remove learner {}", id.node.0),
+            Err(Stop::Done) => "done".to_owned(),
+            Err(Stop::Refused(reason)) => reason,
+        }
+    }
+
+    #[test]
+    fn a_node_is_taken_in_at_an_address_where_nobody_else_answers() {
+        let all = members(&[(2, true, "b", HEARD), (3, true, "c", SILENT)]);
+        for (node, address, expected) in [
+            (4, "d", "add 4 at d"),
+            (2, "b", "done"),
+            (2, "e", "add 2 at e"),
+            (4, "c", "add 4 at c"),
+            (4, "b", "node 0000000000000002 is at b, and answers"),
+            (4, "a", "node 0000000000000001 is at a, and answers"),
+            (2, "a", "node 0000000000000001 is at a, and answers"),
+        ] {
+            assert_eq!(said(take_in(OWN, &all, NodeId(node), address)), expected);
+        }
+        let unsettled = Members { is_settled: false, ..all };
+        assert_eq!(said(take_in(OWN, &unsettled, NodeId(4), "d")), UNDER_WAY);
+        assert_eq!(said(take_in(OWN, &unsettled, NodeId(2), "b")), "done");
+    }
+
+    #[test]
+    fn a_removal_is_made_or_refused_with_the_reason() {
+        let no_majority = |node: u64| {
+            let node = NodeId(node);
+            format!("without node {node} the voters would have no majority that answers; bring the others back first")
+        };
+        let three = members(&[(2, true, "b", HEARD), (3, true, "c", SILENT), (4, false, "d", HEARD)]);
+        for (node, was_member, expected) in [
+            (3, true, "voters [1, 2]".to_owned()),
+            (2, true, no_majority(2)),
+            (4, false, "remove learner 4".to_owned()),
+            (9, false, "there is no node 0000000000000009 in the cluster".to_owned()),
+            (9, true, "node 0000000000000009 has been removed already".to_owned()),
+        ] {
+            assert_eq!(said(remove(OWN, &three, NodeId(node), was_member)), expected);
+        }
+        // Learners give no majority.
+        let two = members(&[(2, true, "b", SILENT), (3, true, "c", SILENT), (4, false, "d", HEARD)]);
+        assert_eq!(said(remove(OWN, &two, NodeId(2), true)), no_majority(2));
+        let pair = members(&[(2, true, "b", SILENT)]);
+        assert_eq!(said(remove(OWN, &pair, NodeId(2), true)), "voters [1]");
+        let unsettled = Members { is_settled: false, ..three };
+        assert_eq!(said(remove(OWN, &unsettled, NodeId(3), true)), UNDER_WAY);
+        assert_eq!(said(remove(OWN, &unsettled, NodeId(9), true)), "node 0000000000000009 has been removed already");
+    }
+}
