@@ -132,7 +132,7 @@ async fn change(service: &Service, change: Change) -> Result<Response, Error> {
             Told::Done => return Ok(json(&response::Status { status: "ok".to_owned() })),
             Told::Refused(reason) => return Err(service::Error::ClusterChangeRefused(reason).into()),
             Told::NotLeader(_) => service.values().await_news(deadline).await,
-            Told::Unknown | Told::Identity(_) | Told::Status(_) | Told::Renewed(_) => {
+            Told::Unknown | Told::Identity(_) | Told::Status(_) | Told::Renewed(_) | Told::Shares(_) => {
                 return Err(service::Error::OutcomeUnknown.into());
             }
         }

@@ -1,7 +1,8 @@
 //! What peers ask of this node, and what this node asks of the leader.
 //!
 //! 1. Messages of the Raft groups go to the group and generation that they name.
-//! 2. What only the leader of the `values` group can do ([`Ask::Join`], [`Ask::Change`], [`Ask::Renew`], [`Ask::Barrier`])
+//! 2. What only the leader of the `values` group can do ([`Ask::Join`], [`Ask::Change`], [`Ask::Renew`], [`Ask::Barrier`],
+//!    [`Ask::Shares`])
 //!    is done here when this node leads, and else answered with who does.
 //! 3. [`Desk::ask_leader`] is the other end: it asks the leader wherever it is, this node included.
 
@@ -29,6 +30,7 @@ use super::{
     cache::{Cache, suspicion::Suspicions},
     lease::{Barrier, Leases},
     membership::survives_removal,
+    shares::ShareDesk,
     timing::{HAND_OVER_WAIT_MAX, RENEWAL_WAIT_MAX},
 };
 use crate::peer::{
@@ -48,6 +50,7 @@ pub(crate) struct Desk {
     peers: Peers,
     leases: Mutex<Leases>,
     suspicions: Mutex<Suspicions>,
+    shares: ShareDesk,
 }
 
 /// What a desk is made of.
@@ -66,7 +69,8 @@ impl Desk {
         let Parts { cluster_id, address, public_url, env, values, cache, peers } = parts;
         let node = values.member().node;
         let (leases, suspicions) = (Mutex::default(), Mutex::default());
-        Self { node, cluster_id, address, public_url, env, values, cache, peers, leases, suspicions }
+        let shares = ShareDesk::default();
+        Self { node, cluster_id, address, public_url, env, values, cache, peers, leases, suspicions, shares }
     }
 
     /// The node's peer address.
@@ -120,7 +124,9 @@ impl Desk {
             }),
             Ask::Status => Told::Status(Box::new(self.status())),
             Ask::AwaitApplied { index, wait_ms } => self.await_applied(index, Duration::from_millis(wait_ms)).await,
-            Ask::Join(_) | Ask::Change(_) | Ask::Renew(_) | Ask::Barrier { .. } if !self.values.status().is_leader => {
+            Ask::Join(_) | Ask::Change(_) | Ask::Renew(_) | Ask::Barrier { .. } | Ask::Shares(_)
+                if !self.values.status().is_leader =>
+            {
                 self.leader()
             }
             Ask::Join(newcomer) => self.take_in(newcomer).await,
@@ -129,6 +135,7 @@ impl Desk {
             Ask::Change(Change::Transfer { node }) => self.transfer(node).await,
             Ask::Renew(renewal) => self.renew(renewal).await,
             Ask::Barrier { wait_ms } => self.barrier(Duration::from_millis(wait_ms)).await,
+            Ask::Shares(report) => self.shares.answer(self, report).await.unwrap_or_else(|| self.leader()),
         }
     }
 
@@ -248,7 +255,7 @@ impl Desk {
     }
 
     /// Confirms that this node leads, since before this call: its term, what it has applied, and who belongs to the group.
-    async fn confirm(&self, wait_max: Duration) -> Option<(u64, u64, BTreeSet<NodeId>)> {
+    pub(super) async fn confirm(&self, wait_max: Duration) -> Option<(u64, u64, BTreeSet<NodeId>)> {
         let before = self.values.status();
         self.values.read(Instant::now() + wait_max).await.ok()?;
         let after = self.values.status();
