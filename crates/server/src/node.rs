@@ -16,7 +16,8 @@ mod lessor;
 mod membership;
 mod renewal;
 mod renewing;
-mod timing;
+mod shares;
+pub(crate) mod timing;
 
 use std::{
     path::PathBuf,
@@ -54,11 +55,16 @@ use self::{
     desk::{Desk, Parts},
     lease::Holder,
     renewal::Keeper,
+    shares::Sharer,
 };
-use crate::peer::{
-    self, PeerOptions, PeerTls, Peers, ServeOptions,
-    head::Token,
-    message::{Ask, Newcomer, Told},
+use crate::{
+    env::monotonic_ns,
+    peer::{
+        self, PeerOptions, PeerTls, Peers, ServeOptions,
+        head::Token,
+        message::{Ask, Newcomer, Told},
+    },
+    rate::{Book, Holdings},
 };
 
 /// How a node is reached by the others.
@@ -110,6 +116,8 @@ pub(crate) struct Node {
     desk: Arc<Desk>,
     holder: Arc<Holder>,
     leader_url: Arc<ArcSwap<String>>,
+    rates: Arc<Book>,
+    env: Arc<dyn Env>,
     log: DiskLog,
     tasks: Vec<AbortHandle>,
     driver: AbortHandle,
@@ -153,12 +161,22 @@ impl Node {
         }));
         let (fault_sender, fault) = watch::channel(None);
         let (stop_peers, stopping) = watch::channel(false);
+        let (rates, called) = match options.peer.listener {
+            Some(_) => {
+                let (book, called) = Book::shared();
+                (book, Some(called))
+            }
+            None => (Book::alone(), None),
+        };
+        let rates = Arc::new(rates);
         let mut node = Self {
             values,
             cache,
             desk,
             holder,
             leader_url: Arc::default(),
+            rates: rates.clone(),
+            env: options.env.clone(),
             log,
             tasks: Vec::new(),
             driver: tokio::spawn(async {}).abort_handle(),
@@ -172,6 +190,16 @@ impl Node {
         }
         node.found_or_join(&options).await?;
         node.spawn_tasks(&options, peers, fault_sender);
+        if let Some(called) = called {
+            let sharer = Sharer {
+                desk: node.desk.clone(),
+                values: node.values.clone(),
+                env: options.env.clone(),
+                holdings: Holdings::new(identity.node_id, rates),
+                called,
+            };
+            node.tasks.push(tokio::spawn(sharer.run()).abort_handle());
+        }
         tracing::info!(cluster = %identity.cluster_id, node = %identity.node_id, "node started");
         Ok(node)
     }
@@ -268,6 +296,9 @@ impl Node {
                 (Err(error), _) => format!("the values group does not serve: {error}"),
                 (Ok(()), None) => "this node has no member of the cache group yet".to_owned(),
                 (Ok(()), Some(cache)) => match cache.group.read(soon).await {
+                    Ok(_) if !self.rates.is_valid(monotonic_ns(&*self.env)) => {
+                        "the leader has not given this node its share of the rate limits yet".to_owned()
+                    }
                     Ok(_) if self.holder.is_valid(self.desk.now()) => {
                         let applied_index = self.values.status().applied_index;
                         tracing::info!(applied_index, cache_generation = cache.generation, "node serves");
@@ -303,6 +334,11 @@ impl Node {
     /// The node's lease.
     pub(crate) fn holder(&self) -> Arc<Holder> {
         self.holder.clone()
+    }
+
+    /// The scopes' request rates.
+    pub(crate) fn rates(&self) -> Arc<Book> {
+        self.rates.clone()
     }
 
     /// Where clients reach the leader, as it says itself.

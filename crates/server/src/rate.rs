@@ -1,135 +1,121 @@
-//! The request rate of one data scope: a token bucket in one atomic word, shared by a key and its aliases.
+//! The request rate of each data scope: one limit for the whole cluster, and no network on a request's way.
 //!
-//! The bucket holds as many tokens as the limit says (burst = limit) and refills at the limit per second. It is kept
-//! as the *theoretical arrival time* of the generic cell rate algorithm (ITU-T I.371): the moment at which the bucket
-//! will be full again. Taking a token moves that moment by the time that one token takes to come back; a token is
-//! there as long as the moment lies no further ahead than a whole bucket takes. So the word needs no timer, and a
-//! changed limit is in force with the next request.
+//! # What flows
+//!
+//! 1. A request takes a token from its scope's [`Bucket`] on the node that it reached: two atomic words.
+//! 2. A bucket fills at the node's [`Share`] of the limit, and holds that share of the burst. A single node has all of it.
+//! 3. [`Holdings`], the node's side, reports to the leader of the `values` group what each scope asked for lately, and
+//!    what it holds. A bucket that gets low sends word at once.
+//! 4. [`Ledger`], the leader's side, hears the reports and decides who gets what. It holds its answer back for a moment
+//!    while there is no news, so that news travels in one way and not in the time between two reports.
+//!
+//! # Who gets what
+//!
+//! - A scope that is used little costs no share and no message: each node has an equal part of it, the *default*. Only
+//!   when a bucket gets low does the leader keep a record of the scope and divide it by demand: what each node was asked
+//!   for in the last second, granted or refused. Nodes that ask for less than an even part get that, the others divide
+//!   the rest evenly; while the nodes together ask for less than the limit, all of it is divided in proportion.
+//! - Nobody goes without: on top of that a node that asks for nothing has a *reserve*, 0.06 of the limit for all such
+//!   nodes together. So the shares of a scope add up to 1.06 at most.
+//! - A record ends after a minute without demand; then the default is in force again.
+//! - At most [`SCOPES_MAX`] scopes are divided by demand, and as many are reported; what is more stays at the default. A
+//!   report's length delays the next one, so 10,000 scopes that all want more cost each node some 350 kB every quarter
+//!   of a second.
+//!
+//! # Why the cluster keeps to the limit
+//!
+//! Let `L` be a scope's limit, and a bucket's content be what it could grant now.
+//!
+//! 1. *Lower first, raise after.* The leader keeps, for every node and scope, the most that the node may be using. It
+//!    raises a share only into what is left of 1.06 then, and takes a lowered share for lowered only when the node's report
+//!    says so, and the report proves by the number of the last answer that it was made after that. What a report
+//!    proves nothing about can only add to what the node may be using.
+//! 2. *A share is a lease.* It ends [`NODE_LEASE`] after the node asked, by the node's own clock, and is extended only by
+//!    the next answer. From then on the bucket grants nothing, and what it held is gone. The leader counts on it when the
+//!    lease and a margin have passed since the report. An answer that comes when the lease is over is not taken.
+//! 3. *A new leader knows no shares.* It takes them from the nodes' reports, and raises none before every member has
+//!    reported or one lease and the margin have passed since it began. An answer is made only after the leadership was
+//!    confirmed later than the question; a node has one question open at a time, and drops the answer to an older one. So
+//!    no answer of an old leader can add to what a new one has heard.
+//! 4. *Tokens are moved, not made.* A raised share adds no content; a lowered one takes away what does not fit, and the
+//!    node hands that in. The leader passes it on with raised shares, and never keeps more than what is not shared out. A
+//!    node whose process begins, or that has no lease, has nothing.
+//!
+//! So at every moment the contents of all buckets, and what the leader keeps, are at most `1.06 L` and one request a
+//! node: a bucket holds 0.9 of a request more than its share of the burst, or one request where the share is less than
+//! that. They grow by at most `1.06 L` a second. Hence all nodes together grant in any time `T` at most
+//! `1.06 L (1 + T)` and one request a node; for 10 s that is `11.66 L`, where `docs/api.md` allows `L + 12 L`.
+//! The 0.9 of a request is for small limits: a request that comes a hair too early and is refused would else leave a full
+//! bucket that cannot take what flows in until the next one, and the client with half of its limit.
+//!
+//! # What goes wrong, and what it costs
+//!
+//! - A node dies: its share is back when its lease is over. A node joins: the others are lowered first.
+//! - The leader dies: every node goes on with what it holds, for as long as the lease. What the dead node held is given out
+//!   again a lease after its successor began.
+//! - A message is lost: tokens that it carried are lost too; a second of the limit fills any bucket.
+//! - A limit changes: shares are parts of it, so the change is in force with the limit itself.
+//!
+//! `rate/ledger/model.rs` checks all this under random schedules, and that the rules are needed.
+//!
+//! [`NODE_LEASE`]: crate::node::timing::NODE_LEASE
 
-use std::{
-    num::NonZeroU64,
-    sync::atomic::{AtomicU64, Ordering},
+mod book;
+mod bucket;
+mod demand;
+mod divide;
+mod holdings;
+mod ledger;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::{
+    book::Book,
+    bucket::{Bucket, Limited},
+    holdings::Holdings,
+    ledger::Ledger,
 };
 
-const SECOND_NS: u64 = 1_000_000_000;
+/// How many scopes a node reports, and for how many a leader begins a record.
+pub(crate) const SCOPES_MAX: usize = 16_384;
 
-/// What a client whose limit is 0 is told to wait, in seconds: only a changed limit will help it.
-const RETRY_AFTER_REFUSE_ALL_S: u64 = 60;
+/// A part of a scope's limit: of the requests per second, and of the burst. In units of 2^-30.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Share(pub(crate) u32);
 
-/// A token bucket. A new one is full.
-#[derive(Debug, Default)]
-pub(crate) struct Bucket {
-    /// When the bucket is full again, in nanoseconds of the monotonic clock.
-    full_at_ns: AtomicU64,
-}
+impl Share {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self(0);
+    /// All of it.
+    pub(crate) const WHOLE: Self = Self(1 << 30);
 
-/// A refusal for want of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limited {
-    /// The limit that was in force: requests per second, and the burst.
-    pub(crate) per_second: u64,
-    /// When to try again: whole seconds, at least 1.
-    pub(crate) retry_after_s: u64,
-}
-
-impl Bucket {
-    /// Takes one token at the moment `now_ns`, under a limit of `per_second`.
-    ///
-    /// # Errors
-    /// When there is none; the bucket is then as it was.
-    pub(crate) fn take(&self, now_ns: u64, per_second: u64) -> Result<(), Limited> {
-        let Some(limit) = NonZeroU64::new(per_second) else {
-            return Err(Limited { per_second, retry_after_s: RETRY_AFTER_REFUSE_ALL_S });
-        };
-        // Rounded up: the rate may fall short of the limit by a billionth of a second a request, never above it.
-        let token_ns = SECOND_NS.div_ceil(limit.get());
-        let bucket_ns = token_ns.saturating_mul(limit.get());
-        let mut wait_ns = 0;
-        let taken = self.full_at_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, |full_at_ns| {
-            let next_ns = full_at_ns.max(now_ns).saturating_add(token_ns);
-            wait_ns = next_ns.saturating_sub(now_ns).saturating_sub(bucket_ns);
-            (wait_ns == 0).then_some(next_ns)
-        });
-        match taken {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Limited { per_second, retry_after_s: wait_ns.div_ceil(SECOND_NS).max(1) }),
-        }
+    /// This part of `amount`, rounded down.
+    pub(crate) fn of(self, amount: u64) -> u64 {
+        u64::try_from((u128::from(amount) * u128::from(self.0)) >> 30).unwrap_or(u64::MAX)
     }
 
-    /// Whether no token is missing: such a bucket can be forgotten, since a new one would be no different.
-    pub(crate) fn is_full(&self, now_ns: u64) -> bool {
-        self.full_at_ns.load(Ordering::Acquire) <= now_ns
+    /// An even part for each of `count`.
+    pub(crate) fn even(count: usize) -> Self {
+        Self(Self::WHOLE.0 / u32::try_from(count.max(1)).unwrap_or(u32::MAX))
+    }
+
+    /// `part` of `whole`; all of it where that is more.
+    pub(crate) fn ratio(part: u64, whole: u64) -> Self {
+        let units = (u128::from(part) * u128::from(Self::WHOLE.0)).checked_div(u128::from(whole)).unwrap_or(0);
+        Self(u32::try_from(units).unwrap_or(u32::MAX).min(Self::WHOLE.0))
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// How many of the requests made at the moments `at_ns` are granted under a constant limit.
-    fn granted(bucket: &Bucket, at_ns: impl IntoIterator<Item = u64>, per_second: u64) -> u64 {
-        at_ns.into_iter().filter(|now_ns| bucket.take(*now_ns, per_second).is_ok()).count() as u64
-    }
-
-    #[test]
-    fn burst_is_the_limit_and_the_bucket_refills_at_the_limit() {
-        let bucket = Bucket::default();
-        assert_eq!(granted(&bucket, std::iter::repeat_n(0, 100), 25), 25);
-        assert_eq!(granted(&bucket, std::iter::repeat_n(SECOND_NS / 5, 100), 25), 5);
-        assert_eq!(granted(&bucket, std::iter::repeat_n(60 * SECOND_NS, 100), 25), 25);
-    }
-
-    #[test]
-    fn zero_refuses_all() {
-        let refused = Bucket::default().take(5, 0).expect_err("no token can be there");
-        assert_eq!(refused, Limited { per_second: 0, retry_after_s: RETRY_AFTER_REFUSE_ALL_S });
-    }
-
-    #[test]
-    fn a_changed_limit_is_in_force_with_the_next_request() {
-        let bucket = Bucket::default();
-        assert_eq!(granted(&bucket, std::iter::repeat_n(0, 9), 2), 2);
-        assert!(bucket.take(0, 0).is_err());
-        assert_eq!(granted(&bucket, std::iter::repeat_n(SECOND_NS, 900), 100), 100);
-        assert_eq!(granted(&bucket, [2 * SECOND_NS, 2 * SECOND_NS], 1), 1);
-    }
-
-    proptest! {
-        /// `docs/api.md` section 5: beyond the burst, at most 1.2 times the limit plus one request over any 10 s.
-        #[test]
-        fn never_more_than_the_limit(
-            per_second in 1_u64..5_000,
-            gaps_ns in prop::collection::vec(0_u64..2_000_000, 1..4_000),
-        ) {
-            let bucket = Bucket::default();
-            let mut now_ns = 0;
-            let moments: Vec<u64> = gaps_ns.iter().map(|gap_ns| { now_ns += gap_ns; now_ns }).collect();
-            let granted = granted(&bucket, moments, per_second);
-            let refilled = u128::from(now_ns) * u128::from(per_second) / u128::from(SECOND_NS);
-            prop_assert!(u128::from(granted) <= u128::from(per_second) + refilled + 1);
-        }
-
-        /// `docs/api.md` section 5: under steady demand a client gets at least 0.9 of its limit.
-        #[test]
-        fn steady_demand_gets_the_limit(per_second in 1_u64..2_000, demand_percent in 100_u64..300) {
-            let bucket = Bucket::default();
-            let gap_ns = SECOND_NS * 100 / (per_second * demand_percent);
-            let requests = 10 * SECOND_NS / gap_ns;
-            let granted = granted(&bucket, (0..requests).map(|n| n * gap_ns), per_second);
-            prop_assert!(granted * 10 >= per_second * 10 * 9, "{granted} of {}", per_second * 10);
-        }
-
-        /// Who waits as long as the answer says gets a token.
-        #[test]
-        fn retry_after_is_enough(per_second in 1_u64..2_000, taken in 0_u64..5_000, now_ns in 0..SECOND_NS) {
-            let bucket = Bucket::default();
-            granted(&bucket, std::iter::repeat_n(0, taken as usize), per_second);
-            if let Err(limited) = bucket.take(now_ns, per_second) {
-                prop_assert!(limited.retry_after_s >= 1);
-                prop_assert!(bucket.take(now_ns + limited.retry_after_s * SECOND_NS, per_second).is_ok());
-            }
-        }
+impl std::iter::Sum for Share {
+    fn sum<I: Iterator<Item = Self>>(shares: I) -> Self {
+        shares.fold(Self::NONE, Self::plus)
     }
 }

@@ -283,7 +283,7 @@ fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env>, metrics:
     };
     App {
         service: Service::new(node.values().clone(), node.cache(), cluster),
-        callers: Callers::new(env.clone(), root_key),
+        callers: Callers::new(env.clone(), root_key, node.rates()),
         addresses: AddressRules::new(config.permitted_ips.clone(), config.trusted_proxies.clone(), rates),
         metrics,
         env,

@@ -8,10 +8,10 @@
 //! 4. Unknown keys are never remembered, so that trying keys costs no memory.
 //! 5. Once a request's body has arrived, which may take long, the caller is looked at again: see [`Callers::renew`].
 //!
-//! The rate buckets live beside the map, one per scope, so that a key shares its own with its aliases and keeps it
-//! when its limits change.
+//! The rate buckets live beside the map ([`Book`]), one per scope, so that a key shares its own with its aliases and
+//! keeps it when its limits change.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use consensus::env::Env;
@@ -26,7 +26,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     env::monotonic_ns,
     http::error::Error,
-    rate::Bucket,
+    rate::{Book, Bucket},
     service::{self, Service},
 };
 
@@ -75,16 +75,16 @@ pub(crate) struct Callers {
     root_hash: ApiKeyHash,
     root: Arc<Known>,
     known: HashMap<ApiKeyHash, Arc<Known>>,
-    /// One per scope; under a lock, since it is used only when an entry of `known` is made.
-    buckets: Mutex<std::collections::HashMap<ScopeId, Arc<Bucket>>>,
+    /// Looked into only when an entry of `known` is made.
+    rates: Arc<Book>,
 }
 
 impl Callers {
     /// No callers yet but the root key.
-    pub(crate) fn new(env: Arc<dyn Env>, root_key: &str) -> Self {
+    pub(crate) fn new(env: Arc<dyn Env>, root_key: &str, rates: Arc<Book>) -> Self {
         let root_hash = hash(root_key);
         let root = Known { caller: root_caller(), hash: root_hash, bucket: None, control_version: 0 };
-        Self { env, root_hash, root: Arc::new(root), known: HashMap::new(), buckets: Mutex::default() }
+        Self { env, root_hash, root: Arc::new(root), known: HashMap::new(), rates }
     }
 
     /// Who presents the key in these headers.
@@ -150,7 +150,7 @@ impl Callers {
             self.known.pin().remove(&hash);
             return Err(Error::Unauthorized(UNKNOWN));
         };
-        let bucket = self.buckets().entry(caller.entity.scope).or_default().clone();
+        let bucket = self.rates.bucket(caller.entity.scope);
         let known = Arc::new(Known { caller, hash, bucket: Some(bucket), control_version });
         self.known.pin().insert(hash, known.clone());
         Ok(known)
@@ -160,12 +160,7 @@ impl Callers {
     /// entry holds. Called now and then, so that deleted keys leave nothing behind.
     pub(crate) fn sweep(&self, control_version: u64) {
         self.known.pin().retain(|_, known| known.control_version == control_version);
-        let now_ns = monotonic_ns(&*self.env);
-        self.buckets().retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now_ns));
-    }
-
-    fn buckets(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<ScopeId, Arc<Bucket>>> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rates.sweep(monotonic_ns(&*self.env));
     }
 }
 

@@ -138,7 +138,8 @@ async fn change(service: &Service, change: Change) -> Result<Response, Error> {
             | Told::Renewed(_)
             | Told::Applied { .. }
             | Told::InForce { .. }
-            | Told::Hash(_) => {
+            | Told::Hash(_)
+            | Told::Shares(_) => {
                 return Err(service::Error::OutcomeUnknown.into());
             }
         }

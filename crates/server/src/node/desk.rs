@@ -1,9 +1,10 @@
 //! What peers ask of this node, and what this node asks of the leader.
 //!
 //! 1. Messages of the Raft groups go to the group and generation that they name.
-//! 2. What only the leader of the `values` group can do ([`Ask::Join`], [`Ask::Change`], [`Ask::Renew`], [`Ask::Barrier`])
-//!    is done when this node leads, and else answered with who does: changes of the cluster in `changes.rs`, leases and
-//!    barriers in `renewing.rs`, comparing states in `divergence.rs`.
+//! 2. What only the leader of the `values` group can do ([`Ask::Join`], [`Ask::Change`], [`Ask::Renew`], [`Ask::Barrier`],
+//!    [`Ask::Shares`]) is done when this node leads, and else answered with who does: changes of the cluster in
+//!    `changes.rs`, leases and barriers in `renewing.rs`, comparing states in `divergence.rs`, shares of the rate limits in
+//!    `shares.rs`.
 //! 3. [`Desk::ask_leader`] is the other end: it asks the leader wherever it is, this node included.
 
 use std::{
@@ -28,6 +29,7 @@ use super::{
     cache::{Cache, suspicion::Suspicions},
     lease::Holder,
     lessor::Lessor,
+    shares::ShareDesk,
 };
 use crate::peer::{
     Inbound, Peers,
@@ -48,6 +50,7 @@ pub(crate) struct Desk {
     cluster_id: Arc<OnceLock<Uuid>>,
     address: String,
     suspicions: Mutex<Suspicions>,
+    shares: ShareDesk,
 }
 
 /// What a desk is made of.
@@ -67,8 +70,21 @@ impl Desk {
         let Parts { cluster_id, address, public_url, env, values, cache, peers, holder } = parts;
         let (node, process) = (values.member().node, env.random_u64());
         let lessor = Lessor::new(values.clone(), env);
-        let suspicions = Mutex::default();
-        Self { node, process, public_url, values, cache, peers, holder, lessor, cluster_id, address, suspicions }
+        let (suspicions, shares) = (Mutex::default(), ShareDesk::default());
+        Self {
+            node,
+            process,
+            public_url,
+            values,
+            cache,
+            peers,
+            holder,
+            lessor,
+            cluster_id,
+            address,
+            suspicions,
+            shares,
+        }
     }
 
     /// The node's peer address.
@@ -129,7 +145,9 @@ impl Desk {
             }),
             Ask::Status => Told::Status(Box::new(self.status())),
             Ask::AwaitApplied { index, wait_ms } => self.await_applied(index, Duration::from_millis(wait_ms)).await,
-            Ask::Join(_) | Ask::Change(_) | Ask::Renew(_) | Ask::Barrier { .. } if !self.values.status().is_leader => {
+            Ask::Join(_) | Ask::Change(_) | Ask::Renew(_) | Ask::Barrier { .. } | Ask::Shares(_)
+                if !self.values.status().is_leader =>
+            {
                 self.leader()
             }
             Ask::Join(newcomer) => self.take_in(newcomer).await,
@@ -138,6 +156,7 @@ impl Desk {
             Ask::Barrier { wait_ms } => self.barrier(Duration::from_millis(wait_ms)).await,
             Ask::HashAt { generation, index } => Told::Hash(self.hash_at(generation, index)),
             Ask::TransferCache { node } => self.transfer_cache(node).await,
+            Ask::Shares(report) => self.shares.answer(self, report).await.unwrap_or_else(|| self.leader()),
         }
     }
 

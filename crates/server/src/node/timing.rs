@@ -36,3 +36,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// How often a node that starts looks whether it serves.
 pub(crate) const WATCH: Duration = Duration::from_millis(5);
+/// How long the leader keeps a report of shares without an answer when it has none to give.
+pub(crate) const SHARES_HOLD: Duration = Duration::from_millis(100);
+/// The least time between two reports of shares.
+pub(crate) const SHARES_PAUSE: Duration = Duration::from_millis(2);
+/// What each scope in a report adds to that.
+pub(crate) const SHARES_PAUSE_PER_SCOPE: Duration = Duration::from_micros(25);

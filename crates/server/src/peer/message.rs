@@ -5,8 +5,13 @@
 
 use consensus::types::MemberId;
 use serde::{Deserialize, Serialize};
-use state::{hash::StateHash, ids::NodeId};
+use state::{
+    hash::StateHash,
+    ids::{NodeId, ScopeId},
+};
 use uuid::Uuid;
+
+use crate::rate::Share;
 
 /// A question to a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,6 +50,9 @@ pub(crate) enum Ask {
         /// The node.
         node: NodeId,
     },
+    /// This is what I hold of the scopes' rate limits, and what I was asked for. Only the leader answers, and not before it
+    /// has something to say or a moment has passed.
+    Shares(ShareReport),
 }
 
 /// A node's answer.
@@ -76,6 +84,8 @@ pub(crate) enum Told {
     },
     /// To [`Ask::HashAt`]: the hash, if it is remembered.
     Hash(Option<StateHash>),
+    /// To [`Ask::Shares`].
+    Shares(Shares),
 }
 
 /// Who a node is.
@@ -199,4 +209,63 @@ pub(crate) struct Renewed {
     /// Whether the node must not serve for now: its state differs from the leader's, or another's does, and no majority is
     /// known to have either.
     pub(crate) is_doubted: bool,
+}
+
+/// Which answer about shares a node took up last: a later report proves that it was made after that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Round {
+    /// The term of the leader that gave it.
+    pub(crate) term: u64,
+    /// Its number in that term, from 1; 0 is none.
+    pub(crate) number: u64,
+}
+
+/// A node says what it holds of the scopes' limits, and what it was asked for (`rate.rs`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShareReport {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// The answer that it took up last.
+    pub(crate) taken: Round,
+    /// What it holds of every scope's limit that has no share of its own.
+    pub(crate) default: Share,
+    /// The scopes with shares of their own, and those that were asked for much.
+    pub(crate) scopes: Vec<ScopeReport>,
+}
+
+/// What a node says of one scope.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScopeReport {
+    /// The scope.
+    pub(crate) scope: ScopeId,
+    /// What the node holds of its limit; the default when none.
+    pub(crate) share: Option<Share>,
+    /// What was asked for in the last second, granted or not, as a part of the limit.
+    pub(crate) demand: Share,
+    /// Whether the node could do with more.
+    pub(crate) is_short: bool,
+    /// What the node hands in, in nanoseconds of the limit.
+    pub(crate) returned_ns: u32,
+}
+
+/// The leader's answer to a [`ShareReport`]: what is different from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shares {
+    /// This answer.
+    pub(crate) round: Round,
+    /// What the node shall hold of every scope's limit that has no share of its own.
+    pub(crate) default: Share,
+    /// The scopes whose shares change.
+    pub(crate) scopes: Vec<ScopeShare>,
+}
+
+/// A scope's share on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScopeShare {
+    /// The scope.
+    pub(crate) scope: ScopeId,
+    /// The node's part of its limit; the default when none.
+    pub(crate) share: Option<Share>,
+    /// What the node is given at once, in nanoseconds of the limit.
+    pub(crate) gift_ns: u32,
 }
