@@ -2,7 +2,9 @@
 
 mod check_config;
 mod dev;
+mod dev_cluster;
 mod init;
+mod plan;
 mod root_key;
 mod run;
 

@@ -30,7 +30,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     time::{MissedTickBehavior, interval},
 };
 
@@ -56,7 +56,7 @@ use crate::{
 };
 
 /// The file in the data directory that names the addresses in use.
-const ADDRESSES_FILE: &str = "addresses.json";
+pub(crate) const ADDRESSES_FILE: &str = "addresses.json";
 /// Threads of Raft's own runtime: its two groups, and one for the rest.
 const RAFT_THREADS: usize = 2;
 /// How often callers that are not there any more are forgotten, in ticks of a second.
@@ -70,6 +70,8 @@ pub(crate) struct Start {
     pub(crate) secret: InstanceSecret,
     /// What to print on standard output when the node is ready.
     pub(crate) announce: Option<Announce>,
+    /// Whether the end of standard input asks for an end, as a signal does.
+    pub(crate) until_stdin_ends: bool,
 }
 
 /// Writes what is printed when the node is ready.
@@ -135,8 +137,11 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
 }
 
 async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
-    let Start { config, secret, announce } = start;
+    let Start { config, secret, announce, until_stdin_ends } = start;
     let mut signals = Signals::new()?;
+    if until_stdin_ends {
+        signals.end_with_stdin(&*env)?;
+    }
     let token = secret.peer_token();
     if !DataDir::exists(&config.data_dir) {
         tokio::select! {
@@ -218,22 +223,46 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     Ok(())
 }
 
-/// The signals that ask for an end.
-struct Signals {
+/// What asks for an end.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The end of standard input, where that counts; once.
+    stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    /// SIGTERM and SIGINT.
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot wait for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, stdin: None })
     }
 
-    async fn next(&mut self) {
+    fn end_with_stdin(&mut self, env: &dyn Env) -> anyhow::Result<()> {
+        let (ended, stdin) = oneshot::channel();
+        let read = move || {
+            // What comes is nobody's business; an input that cannot be read has ended.
+            drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+            let _ = ended.send(());
+        };
+        env.spawn("insid-stdin", Box::new(read)).context("cannot start a thread")?;
+        self.stdin = Some(stdin);
+        Ok(())
+    }
+
+    /// Returns when an end is asked for.
+    pub(crate) async fn next(&mut self) {
+        let stdin = async {
+            match &mut self.stdin {
+                Some(ended) => drop(ended.await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = stdin => self.stdin = None,
         }
     }
 }

@@ -1,11 +1,13 @@
-//! `insid dev`: one node, nothing to set up.
+//! `insid dev`: one node, or a small cluster, with nothing to set up.
 
-use anyhow::Context;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
 use consensus::env::System;
 
 use crate::{
     cli::Dev,
-    commands::Failure,
+    commands::{Failure, dev_cluster, plan},
     config::{Config, Environment},
     node::data_dir::{DataDir, create_private_dir, write_durably},
     secret::{self, InstanceSecret},
@@ -14,6 +16,13 @@ use crate::{
 
 /// Runs until a signal ends it.
 pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
+    match arguments.nodes {
+        1 => one_node(arguments, environment),
+        count => dev_cluster::run(count, arguments, environment),
+    }
+}
+
+fn one_node(arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
     let mut config = Config::default();
     config.lay_environment(environment)?;
     config.data_dir.clone_from(&arguments.data_dir);
@@ -23,6 +32,10 @@ pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Fail
 
     let env = System::new();
     let dir = &config.data_dir;
+    if plan::config_file(dir, 1).exists() {
+        let shown = dir.display();
+        return Err(anyhow!("{shown} holds a cluster: start it with --nodes, or take another --data-dir").into());
+    }
     if !DataDir::exists(dir) {
         server::create_data_dir(dir, &env)?;
     }
@@ -31,19 +44,29 @@ pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Fail
         Some(text) => InstanceSecret::new(text)?,
         None => InstanceSecret::read_or_make(dir, &env)?,
     };
-    let root_key = secret.root_key();
-    write_durably(dir, secret::ROOT_KEY_FILE, root_key.as_bytes())?;
+    let key_path = leave_root_key(dir, &secret)?;
+    let announce = move |addresses: &Addresses| announcement(addresses, &key_path);
+    server::run(Start { config, secret, announce: Some(Box::new(announce)), until_stdin_ends: false })?;
+    Ok(())
+}
+
+/// Writes the root key into the directory, and answers where it lies.
+pub(super) fn leave_root_key(dir: &Path, secret: &InstanceSecret) -> anyhow::Result<String> {
+    write_durably(dir, secret::ROOT_KEY_FILE, secret.root_key().as_bytes())?;
     let key_path = dir.join(secret::ROOT_KEY_FILE);
     let key_path = std::path::absolute(&key_path).with_context(|| format!("cannot find {}", key_path.display()))?;
-    let announce = move |addresses: &Addresses| announcement(addresses, &key_path.to_string_lossy());
-    server::run(Start { config, secret, announce: Some(Box::new(announce)) })?;
-    Ok(())
+    Ok(key_path.to_string_lossy().into_owned())
+}
+
+/// The header that carries the root key, as a shell takes it.
+pub(super) fn authorization(key_path: &str) -> String {
+    format!("\"Authorization: Bearer $(cat {})\"", quoted(key_path))
 }
 
 /// What a newcomer needs, with two lines to paste.
 fn announcement(addresses: &Addresses, key_path: &str) -> String {
     let Addresses { public, private, .. } = addresses;
-    let key = format!("\"Authorization: Bearer $(cat {})\"", quoted(key_path));
+    let key = authorization(key_path);
     let url = format!("http://{public}{}{}", api::path::BASE, api::path::VS);
     format!(
         "InsiDB is ready.
@@ -62,7 +85,7 @@ Try it:
 }
 
 /// A path as a shell takes it inside `$(…)`.
-fn quoted(path: &str) -> String {
+pub(super) fn quoted(path: &str) -> String {
     let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@".contains(&byte));
     if plain { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

@@ -1,13 +1,20 @@
-//! `insid init`: a configuration file, a secret and, if asked, a certificate, ready to run.
+//! `insid init`: configuration files, a secret and, if asked, certificates, ready to run.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context, ensure};
 use consensus::env::System;
 
 use crate::{
     cli::Init,
-    commands::Failure,
+    commands::{
+        Failure,
+        plan::{self, Plan},
+    },
     config::Config,
     node::data_dir::write_durably,
     secret::{self, InstanceSecret},
@@ -15,44 +22,85 @@ use crate::{
 };
 
 const CONFIG_FILE: &str = "insid.toml";
-const CERTIFICATE_FILE: &str = "tls.crt";
-const CERTIFICATE_KEY_FILE: &str = "tls.key";
+const PUBLIC_PORT: u16 = 8080;
+const PRIVATE_PORT: u16 = 8081;
 
 /// Makes the directory and everything in it; changes nothing when it is a data directory already.
 pub(crate) fn init(arguments: &Init) -> Result<(), Failure> {
     let dir = std::path::absolute(&arguments.data_dir).context("cannot find the data directory")?;
-    let config_path = dir.join(CONFIG_FILE);
-    let mut config = Config {
-        data_dir: dir.clone(),
-        public_address: arguments.public,
-        private_address: arguments.private,
-        instance_secret_file: Some(dir.join(secret::SECRET_FILE)),
-        ..Config::default()
+    let said = match (arguments.nodes, &arguments.host[..]) {
+        (1, []) => one_node(&dir, arguments)?,
+        (count, hosts) => nodes(&dir, count, hosts, arguments)?,
     };
-    let names = &arguments.certificate_for;
-    if !names.is_empty() {
-        let (certificate, key) = (Some(dir.join(CERTIFICATE_FILE)), Some(dir.join(CERTIFICATE_KEY_FILE)));
-        (config.public_tls_certificate, config.public_tls_key) = (certificate.clone(), key.clone());
-        (config.private_tls_certificate, config.private_tls_key) = (certificate, key);
-    }
-    config.check_all()?;
-    write_all(&dir, &config, names)?;
-    let shown = config_path.display();
-    let said = format!("Wrote {shown}. Start the node with:\n\n  insid run --config {shown}\n");
     std::io::stdout().write_all(said.as_bytes()).context("cannot write to standard output")?;
     Ok(())
 }
 
-fn write_all(dir: &Path, config: &Config, names: &[String]) -> anyhow::Result<()> {
+/// A single node, whose directory holds everything.
+fn one_node(dir: &Path, arguments: &Init) -> Result<String, Failure> {
+    if arguments.peer_tls {
+        return Err(Failure::Usage("--peer-tls is for several nodes: give --nodes or --host".to_owned()));
+    }
+    let config_path = dir.join(CONFIG_FILE);
+    let mut config = Config {
+        data_dir: dir.to_owned(),
+        public_address: arguments.public.unwrap_or(loopback(PUBLIC_PORT)),
+        private_address: arguments.private.unwrap_or(loopback(PRIVATE_PORT)),
+        instance_secret_file: Some(dir.join(secret::SECRET_FILE)),
+        ..Config::default()
+    };
+    if !arguments.certificate_for.is_empty() {
+        plan::serve_https(&mut config, dir);
+    }
+    config.check_all()?;
+    write_one(dir, &config, &arguments.certificate_for)?;
+    let shown = config_path.display();
+    Ok(format!("Wrote {shown}. Start the node with:\n\n  insid run --config {shown}\n"))
+}
+
+fn write_one(dir: &Path, config: &Config, names: &[String]) -> anyhow::Result<()> {
     let env = System::new();
     let config_path = dir.join(CONFIG_FILE);
     ensure!(!config_path.exists(), "{} exists already; nothing was changed", config_path.display());
     server::create_data_dir(dir, &env)?;
     InstanceSecret::read_or_make(dir, &env)?;
     if !names.is_empty() {
-        let made = rcgen::generate_simple_self_signed(names).context("cannot make the certificate")?;
-        write_durably(dir, CERTIFICATE_FILE, made.cert.pem().as_bytes())?;
-        write_durably(dir, CERTIFICATE_KEY_FILE, made.signing_key.serialize_pem().as_bytes())?;
+        plan::write_certificate(dir, names)?;
     }
     write_durably(dir, CONFIG_FILE, config.to_toml().as_bytes())
+}
+
+/// Several nodes, on this machine or each on its own.
+fn nodes(dir: &Path, count: u16, hosts: &[String], arguments: &Init) -> Result<String, Failure> {
+    let env = System::new();
+    let places = if hosts.is_empty() {
+        let (public, private) = (arguments.public, arguments.private);
+        let (public, private) = (public.unwrap_or(loopback(PUBLIC_PORT)), private.unwrap_or(loopback(PRIVATE_PORT)));
+        plan::on_this_machine(count, public, private, &env)?
+    } else if count == 1 || usize::from(count) == hosts.len() {
+        let everywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PUBLIC_PORT);
+        let (public, private) = (arguments.public, arguments.private);
+        plan::on_machines(hosts, public.unwrap_or(everywhere), private.unwrap_or(loopback(PRIVATE_PORT)))?
+    } else {
+        let hosts = hosts.len();
+        return Err(Failure::Usage(format!("--nodes says {count}, and there are {hosts} hosts: give one a node")));
+    };
+    let certificate_for = &arguments.certificate_for;
+    let plan = Plan { dir, places: &places, certificate_for, peer_tls: arguments.peer_tls, makes_secret: true };
+    let files = plan.write(&env)?;
+    let commands: String = files.iter().map(|file| format!("  insid run --config {}\n", file.display())).collect();
+    let what = if hosts.is_empty() {
+        "Start the nodes, in any order".to_owned()
+    } else {
+        format!(
+            "Take each node's files to its machine, to the same place: its configuration, what that names, and for the \
+                 first one {}. Start the nodes, in any order",
+            dir.join("node1").display()
+        )
+    };
+    Ok(format!("Wrote {} configurations in {}. {what}, with:\n\n{commands}", files.len(), dir.display()))
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }

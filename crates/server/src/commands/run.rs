@@ -27,7 +27,8 @@ pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Fail
     if !DataDir::exists(&config.data_dir) && config.join.is_empty() {
         server::create_data_dir(&config.data_dir, &System::new())?;
     }
-    server::run(Start { config, secret, announce: None })?;
+    let until_stdin_ends = arguments.until_stdin_ends;
+    server::run(Start { config, secret, announce: None, until_stdin_ends })?;
     Ok(())
 }
 
