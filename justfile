@@ -18,7 +18,17 @@ deny:
 crash N="1000":
     INSIDB_CRASH_ROUNDS={{N}} cargo nextest run --release -p insidb-server --test crash --no-capture
 
+# The same with three nodes, killed one at a time and now and then two at once; N rounds.
+crash-cluster N="100":
+    INSIDB_CRASH_ROUNDS={{N}} cargo nextest run --release -p insidb-server --test crash_cluster --no-capture
+
 # The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
 bench:
     cargo build --release --bin insid
     bench/run.py
+
+# The measurements of three nodes (needs wrk): a killed leader, speeds beside a single node, a snapshot's cost.
+bench-cluster:
+    cargo build --release --bin insid
+    bench/failover.py
+    bench/cluster.py

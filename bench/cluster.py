@@ -1,121 +1,136 @@
 #!/usr/bin/env python3
-"""Three nodes on this machine beside a single one: how many requests a second, through the leader and a follower.
+"""Three local nodes beside a single one, with wrk; then the cost of a snapshot to the traffic beside it.
 
-20-byte keys, 10,000 of them, values of 100 bytes, wrk with one thread; interleaved rounds, medians; the ratio is to the
-single node in the same run. All nodes and the client share the machine. With --snapshot KEYS: what it costs the traffic
-beside it when a follower that has lost its disk gets a snapshot of KEYS keys.
-Needs: a release build of insid, wrk. Usage: bench/cluster.py [--rounds N] [--seconds N] [--snapshot KEYS]
+First part: durable set, cache set and get of 100-byte values at 1, 16, 64 and 256 connections, through the leader, through
+a follower, and on a bare single node in the same run, in interleaved rounds; medians, and the ratio to the single node.
+Second part (--snapshot-keys, default 1000000, 0 for none): the Value Store is filled, then a follower is killed, its data
+directory removed, and started again empty, while wrk writes at 16 connections through the leader: rate and p99 before, while
+the follower is rebuilt, and after. Needs: a release build of insid, wrk.
+Usage: bench/cluster.py [--rounds N] [--seconds N] [--connections 1,16,64,256] [--snapshot-keys N]
 """
 
 import argparse, pathlib, shutil, statistics, tempfile, threading, time
 
-from nodes import Cluster
-from run import KEYS, LUA, start_insid, wrk
+from local import Cluster
+from run import KEYS, LUA, wrk
 
-OPERATIONS = ("set", "get", "cache set", "cache get")
+# The operations, and the store whose group's leader each is about.
+OPERATIONS = {"set": "/vs", "cache set": "/cache", "get": "/vs"}
+TARGETS = ("single node", "leader of three", "follower of three")
+FILL_LUA = """
+wrk.headers["Authorization"] = "Bearer %s"
+local value = string.rep("x", 100)
+local n = %d
+request = function()
+  n = n + 1
+  return wrk.format("POST", "/db/api/v1/vs", nil, string.format('{"key":"row:%%015d","value":"%%s"}', n, value))
+end
+done = function(summary)
+  local e = summary.errors
+  io.write(string.format("ERRORS %%d\\n", e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
 
 
-def scripts(scratch, key, keys=KEYS):
-    made = {}
-    for name in ("fill", "cache fill", *OPERATIONS):
-        made[name] = scratch / f"{key[-6:]}-{name.replace(' ', '-')}.lua"
-        made[name].write_text(LUA % (keys, key, name))
-    return made
+def scripts(scratch, key, tag):
+    found = {}
+    for name in ("fill", *OPERATIONS):
+        found[name] = scratch / f"{tag}-{name.replace(' ', '-')}.lua"
+        found[name].write_text(LUA % (KEYS, key, name))
+    return found
 
 
-def throughput(arguments, scratch):
-    single, address, key = start_insid(scratch)
-    cluster = Cluster(3)
-    try:
-        leader = cluster.leader()
-        follower = next(node for node in cluster.nodes if node is not leader)
-        single_scripts, cluster_scripts = scripts(scratch, key), scripts(scratch, cluster.key)
-        ways = {"single node": (address, single_scripts), "leader": (leader.public, cluster_scripts),
-                "follower": (follower.public, cluster_scripts)}
-        for way in ("single node", "leader"):
-            for fill in ("fill", "cache fill"):
-                wrk(ways[way][0], ways[way][1][fill], 64, 4)
+def speeds(arguments, scratch):
+    with Cluster(scratch / "one", 1) as single, Cluster(scratch / "three", 3) as cluster:
+        own, shared = scripts(scratch, single.key, "single"), scripts(scratch, cluster.key, "cluster")
+        wrk(single.nodes[0].public, own["fill"], 64, arguments.seconds)
+        wrk(cluster.leader().public, shared["fill"], 64, arguments.seconds)
+        leaders = {operation: cluster.leader(store) for operation, store in OPERATIONS.items()}
         found = {}
         for _ in range(arguments.rounds):
-            for operation in OPERATIONS:
-                for connections in (1, 16, 64, 256):
-                    for way, (target, made) in ways.items():
-                        measured = wrk(target, made[operation], connections, arguments.seconds)
-                        found.setdefault((operation, connections, way), []).append(measured)
-        if cluster.leader() is not leader:
-            raise SystemExit("the leadership has changed while this ran: the figures are of no use")
-    finally:
-        single.terminate()
-        single.wait()
-        cluster.close()
-    print("| operation | connections | single /s | p50 ms | p99 ms | leader /s | p50 ms | p99 ms | ratio "
-          "| follower /s | p50 ms | p99 ms | ratio |")
-    print("| --- " + "| ---: " * 12 + "|")
-    for operation in OPERATIONS:
-        for connections in (1, 16, 64, 256):
-            row = {way: [statistics.median(column) for column in zip(*found[operation, connections, way])] for way in ways}
-            show = lambda figures: f"{figures[0]:,.0f} | {figures[1]:.3f} | {figures[2]:.3f}"
-            base = row["single node"][0]
-            print(f"| {operation} | {connections} | {show(row['single node'])} | {show(row['leader'])} "
-                  f"| {row['leader'][0] / base:.2f} | {show(row['follower'])} | {row['follower'][0] / base:.2f} |")
+            for connections in arguments.connections:
+                for operation, leader in leaders.items():
+                    follower = next(node for node in cluster.nodes if node is not leader)
+                    for name, node, script in zip(TARGETS, (single.nodes[0], leader, follower), (own, shared, shared)):
+                        row = wrk(node.public, script[operation], connections, arguments.seconds)
+                        found.setdefault((operation, connections, name), []).append(row)
+        if any(cluster.leader(store) is not leaders[operation] for operation, store in OPERATIONS.items()):
+            raise SystemExit("a leadership moved during the run: its figures say nothing")
+    print("| operation | connections | through | /s | p50 ms | p99 ms | ratio to the single node |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
+    for connections in arguments.connections:
+        for operation in OPERATIONS:
+            base = statistics.median(row[0] for row in found[operation, connections, "single node"])
+            for name in TARGETS:
+                rate, p50, p99 = (statistics.median(column) for column in zip(*found[operation, connections, name]))
+                print(f"| {operation} | {connections} | {name} | {rate:,.0f} | {p50:.3f} | {p99:.3f} | {rate / base:.2f} |")
 
 
-def snapshot(keys, scratch):
-    """Durable sets through the leader in slices of 2 s, before and while a wiped follower is rebuilt."""
-    cluster = Cluster(3)
-    try:
+def snapshot(arguments, scratch):
+    with Cluster(scratch / "snapshot", 3) as cluster:
         leader = cluster.leader()
         follower = next(node for node in cluster.nodes if node is not leader)
-        made = scripts(scratch, cluster.key, keys)
-        filled, began = 0, time.monotonic()
-        while filled < keys * 1.02:
-            rate, _, _ = wrk(leader.public, made["fill"], 256, 10)
-            filled += rate * 10
-            # wrk begins at the first key each time.
-            made["fill"].write_text((LUA % (keys, cluster.key, "fill")).replace(
-                "local next_key = 0", f"local next_key = {int(filled)}"))
-        took = time.monotonic() - began
-        print(f"{keys:,} keys written through three nodes in {took:.0f} s")
-        slices = lambda count: [wrk(leader.public, made["set"], 16, 2) for _ in range(count)]
-        before = slices(5)
+        fill, rows = scratch / "rows.lua", 0
+        while rows < arguments.snapshot_keys:
+            fill.write_text(FILL_LUA % (cluster.key, rows))
+            # A run is never shorter than it says: at least so many rows are new.
+            rows += int(wrk(leader.public, fill, 64, 5)[0] * 5)
+        cluster.await_whole()
+        script = scripts(scratch, cluster.key, "beside")["set"]
+        phases = [("before", measured(leader, script, arguments.seconds))]
         cluster.kill(follower)
-        alone = slices(5)
-        shutil.rmtree(follower.dir)
-        rebuilt = threading.Event()
+        shutil.rmtree(follower.data)
         begun = time.monotonic()
+        cluster.spawn(follower)
+        rebuilt = threading.Event()
+        rebuilt_after = []
 
-        def rebuild():
-            cluster.start(follower)
-            cluster.await_ready(follower)
-            rebuilt.took = time.monotonic() - begun
-            rebuilt.set()
+        def watch():
+            try:
+                cluster.await_whole(600, equal=False)
+                rebuilt_after.append(time.monotonic() - begun)
+            finally:
+                rebuilt.set()
 
-        threading.Thread(target=rebuild, daemon=True).start()
-        during = []
-        while not rebuilt.is_set():
-            during += slices(1)
-        after = slices(5)
-        print("| 16 connections, durable set | /s | p50 ms | p99 ms |")
-        print("| --- | ---: | ---: | ---: |")
-        for name, found in (("three nodes", before), ("one of them down", alone),
-                            (f"it gets a snapshot ({rebuilt.took:.1f} s until it serves)", during), ("three again", after)):
-            rate, p50, p99 = (statistics.median(column) for column in zip(*found))
-            print(f"| {name} | {rate:,.0f} | {p50:.3f} | {p99:.3f} |")
-    finally:
-        cluster.close()
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        phases.append(("while the follower is rebuilt", measured(leader, script, 1, rebuilt)))
+        watcher.join()
+        if not rebuilt_after:
+            raise SystemExit("the follower was not rebuilt")
+        phases.append(("after", measured(leader, script, arguments.seconds)))
+        print(f"\n{rows:,} keys; the follower voted again {rebuilt_after[0]:.1f} s after it started empty.\n")
+        print("| durable set, 16 connections | seconds | /s | p50 ms | p99 ms | p99 ms of the worst second |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        for name, runs in phases:
+            rates, p50s, p99s = zip(*runs)
+            print(f"| {name} | {len(runs)} | {statistics.median(rates):,.0f} | {statistics.median(p50s):.2f} "
+                  f"| {statistics.median(p99s):.2f} | {max(p99s):.2f} |")
+
+
+def measured(node, script, runs_min, until=None):
+    """Runs of a second: so many, and on until the event is set."""
+    runs = []
+    while len(runs) < runs_min or (until and not until.is_set()):
+        runs.append(wrk(node.public, script, 16, 1))
+    return runs
 
 
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--seconds", type=int, default=2)
-    arguments.add_argument("--snapshot", type=int, metavar="KEYS")
+    arguments.add_argument("--seconds", type=int, default=5)
+    arguments.add_argument("--connections", type=lambda text: [int(part) for part in text.split(",")], default=[1, 16, 64, 256])
+    arguments.add_argument("--snapshot-keys", type=int, default=1_000_000)
     arguments = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        if arguments.snapshot:
-            snapshot(arguments.snapshot, pathlib.Path(scratch))
-        else:
-            throughput(arguments, pathlib.Path(scratch))
+        scratch = pathlib.Path(scratch)
+        for name in ("one", "three", "snapshot"):
+            (scratch / name).mkdir()
+        if arguments.rounds:
+            speeds(arguments, scratch)
+        if arguments.snapshot_keys:
+            snapshot(arguments, scratch)
 
 
 if __name__ == "__main__":

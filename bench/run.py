@@ -19,11 +19,9 @@ local which = "%s"
 local next_key = 0
 request = function()
   next_key = next_key + 1
-  local fills = which == "fill" or which == "cache fill"
-  local key = string.format("key:%%016d", fills and next_key %% keys or math.random(0, keys - 1))
+  local key = string.format("key:%%016d", which == "fill" and next_key %% keys or math.random(0, keys - 1))
   if which == "get" then return wrk.format("GET", "/db/api/v1/vs?key=" .. key) end
-  if which == "cache get" then return wrk.format("GET", "/db/api/v1/cache?key=" .. key) end
-  local path = (which == "cache set" or which == "cache fill") and "/db/api/v1/cache" or "/db/api/v1/vs"
+  local path = which == "cache set" and "/db/api/v1/cache" or "/db/api/v1/vs"
   return wrk.format("POST", path, nil, '{"key":"' .. key .. '","value":"' .. value .. '"}')
 end
 local thread_seed = os.time()
@@ -42,8 +40,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def wait_for(what, condition, seconds=30):
-    deadline = time.monotonic() + seconds
+def wait_for(what, condition):
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         found = condition()
         if found:

@@ -198,6 +198,9 @@ body! {
         last_index: Option<u64>,
         /// The last index that it has applied; absent when the node does not answer.
         applied_index: Option<u64>,
+        /// The hash of its state at that index, equal on all members that have applied as much; absent when the node does
+        /// not answer.
+        state_hash: Option<String>,
         /// How many entries its log is behind the leader's; absent where the leader does not say.
         lag: Option<u64>,
         /// How long ago it last answered the leader, in milliseconds; absent for the leader itself.

@@ -193,13 +193,7 @@ fn a_node_that_lost_its_disk_comes_back_as_another_in_the_old_ones_place() {
     let old = cluster.id(0);
     cluster.kill(0);
     cluster.wipe(0);
-    // With its directory gone the configuration still names those it joins.
-    let config = std::fs::read_to_string(cluster.config(1)).unwrap();
-    let join = config.lines().find(|line| line.starts_with("join")).unwrap();
-    let own = std::fs::read_to_string(cluster.config(0)).unwrap();
-    let own: Vec<&str> = own.lines().map(|line| if line.starts_with("join") { join } else { line }).collect();
-    std::fs::write(cluster.config(0), own.join("\n")).unwrap();
-    cluster.spawn(0);
+    cluster.restart(0);
     cluster.await_whole();
     assert_ne!(cluster.id(0), old);
     let status = cluster.status(1);

@@ -12,9 +12,15 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
-use harness::{Server, wait_for};
+use harness::{
+    Server,
+    cluster::Cluster,
+    history::{Landmarks, Traffic},
+    wait_for,
+};
 use serde_json::json;
 
 /// A file system of its own, unmounted when dropped.
@@ -101,4 +107,86 @@ fn a_full_disk_refuses_writes_and_serves_reads_until_there_is_room() {
     }
     drop(server);
     drop(disk);
+}
+
+/// Moves a stopped node's data to another place.
+fn move_data(cluster: &mut Cluster, number: usize, to: &Path) {
+    let from = cluster.nodes[number].dir.clone();
+    let copied = Command::new("cp").arg("-a").arg(&from).arg(to).status().unwrap();
+    assert!(copied.success());
+    std::fs::remove_dir_all(&from).unwrap();
+    cluster.nodes[number].dir = to.to_owned();
+}
+
+/// With the disk of one node of three full, reads go on everywhere, writes are taken by a leader that has room or refused
+/// as `disk_full`, nothing is lost, and it mends itself when there is room. First with the leader's disk, then with a
+/// follower's.
+#[test]
+fn a_full_disk_on_one_of_three_costs_no_acknowledged_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path(), "160m") else {
+        println!("SKIPPED: mounting a file system is not permitted here; a full disk of a cluster was not tried");
+        return;
+    };
+    let mut cluster = Cluster::start(3);
+    let (key, _) = cluster.create_key(0, "tenant");
+    let full = (0..3).find(|number| *number != cluster.leader()).unwrap();
+    cluster.kill(full);
+    move_data(&mut cluster, full, &dir.path().join("data"));
+    cluster.restart(full);
+    cluster.await_voters();
+    let landmarks = Landmarks::plant(&cluster, &key);
+    let traffic = Traffic::start(&cluster, &key);
+    for leads in [true, false] {
+        transfer(&cluster, if leads { full } else { (full + 1) % 3 });
+        traffic.await_writes(100);
+        let ballast = disk.fill();
+        let taken = write_on_a_full_disk(&cluster, &key, full, leads);
+        println!("the full node led: {leads}; large writes taken before a refusal or all the time: {}", taken.len());
+        // Traffic reads through every node, the full one as well.
+        traffic.await_more(50);
+        std::fs::remove_file(ballast).unwrap();
+        traffic.await_writes(100);
+        cluster.await_voters();
+        for number in 0..3 {
+            let mut client = cluster.client(number, &key);
+            for name in &taken {
+                assert_eq!(client.get(&format!("/vs?key={name}")).status, 200, "{name} through node {number}");
+            }
+        }
+    }
+    traffic.end_and_check(&mut cluster);
+    landmarks.assert_intact(&cluster, &key);
+    drop(cluster);
+    drop(disk);
+}
+
+fn transfer(cluster: &Cluster, to: usize) {
+    let body = json!({ "node": cluster.id(to) }).to_string();
+    let done = cluster.admin(to, "POST", "/admin/cluster/transfer", &body);
+    assert_eq!(done.status, 200, "{}", done.text());
+    wait_for("the node to lead", || (cluster.leader() == to).then_some(()));
+}
+
+/// Writes through another node until more was written than the full disk can take; which writes were acknowledged.
+/// A refusal of a leader's ends it, as the only one that is honest.
+fn write_on_a_full_disk(cluster: &Cluster, key: &str, full: usize, leads: bool) -> Vec<String> {
+    const WRITES: usize = 80;
+    let value = "x".repeat(500_000);
+    let mut client = cluster.client((full + 1) % 3, key).problems();
+    let mut acknowledged = Vec::new();
+    let deadline = Instant::now() + harness::PATIENCE;
+    while acknowledged.len() < WRITES {
+        assert!(Instant::now() < deadline, "neither taken nor refused as disk_full, after {}", acknowledged.len());
+        let name = format!("kd{leads}{}", acknowledged.len());
+        let answer = client.post("/vs", json!({"key": name, "value": value}));
+        match (answer.status, answer.status == 503 && answer.json()["code"] == "disk_full") {
+            (200, _) => acknowledged.push(name),
+            (503, true) if leads => return acknowledged,
+            // A leader that hands over, or is replaced.
+            (503, false) => {}
+            (status, _) => panic!("answered {status}: {}", answer.text()),
+        }
+    }
+    acknowledged
 }

@@ -93,6 +93,7 @@ fn describe(
         term: says.map(|says| says.term),
         last_index: says.map(|says| says.last_index),
         applied_index: says.map(|says| says.applied_index),
+        state_hash: says.and_then(|says| says.state_hash).map(|hash| hash.to_string()),
         lag: member.matched_index.map(|matched| last_index.saturating_sub(matched)),
         last_contact_ms: member.last_contact.filter(|_| role != response::Role::Leader).map(millis),
     }

@@ -186,7 +186,10 @@ impl Desk {
 
 fn group_status<E: storage::Engine>(group: &Group<E>, generation: u64) -> GroupStatus {
     let consensus::Status { member, leader, term, last_index, applied_index, .. } = group.status();
-    GroupStatus { member, generation, leader, term, last_index, applied_index }
+    // Index and hash out of one view: they are compared between nodes.
+    let applied = group.local().applied().ok().and_then(|applied| Some((applied.position?.index, applied.state_hash)));
+    let (applied_index, state_hash) = applied.map_or((applied_index, None), |(index, hash)| (index, Some(hash)));
+    GroupStatus { member, generation, leader, term, last_index, applied_index, state_hash }
 }
 
 impl Inbound for Desk {

@@ -165,6 +165,8 @@ pub(crate) struct GroupStatus {
     pub(crate) last_index: u64,
     /// The last index that it has applied.
     pub(crate) applied_index: u64,
+    /// The hash of its state at that index; none before the first entry.
+    pub(crate) state_hash: Option<StateHash>,
 }
 
 /// A node asks for its lease, and says what the leader has to know of it.

@@ -57,6 +57,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) root_key: String,
     settings: String,
+    has_founded: bool,
     dir: tempfile::TempDir,
 }
 
@@ -69,7 +70,8 @@ impl Cluster {
     /// As [`Cluster::start`], with further settings for all nodes.
     pub(crate) fn start_with(count: usize, settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { nodes: Vec::new(), root_key: String::new(), settings: settings.to_owned(), dir };
+        let settings = settings.to_owned();
+        let mut cluster = Self { nodes: Vec::new(), root_key: String::new(), settings, has_founded: false, dir };
         for _ in 0..count {
             cluster.reserve();
         }
@@ -82,6 +84,7 @@ impl Cluster {
             // The first one founds.
             if number == 0 {
                 cluster.await_ready(0);
+                cluster.has_founded = true;
             }
         }
         cluster.await_whole();
@@ -106,7 +109,7 @@ impl Cluster {
     /// Writes a node's configuration; node 0 has nobody to join until it has founded.
     pub(crate) fn configure(&self, number: usize) {
         let join: Vec<String> = self.nodes.iter().map(|node| format!("\"{}\"", node.peer)).collect();
-        let join = if number == 0 && !self.nodes[0].dir.exists() { String::new() } else { join.join(", ") };
+        let join = if number == 0 && !self.has_founded { String::new() } else { join.join(", ") };
         let Node { dir, public, private, peer, .. } = &self.nodes[number];
         let toml = format!(
             "data_dir = \"{}\"\npublic_address = \"{public}\"\nprivate_address = \"{private}\"\n\
@@ -126,7 +129,7 @@ impl Cluster {
         self.nodes[number].child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
-    fn log(&self, number: usize) -> PathBuf {
+    pub(crate) fn log(&self, number: usize) -> PathBuf {
         self.dir.path().join(format!("node{number}.log"))
     }
 

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "tests have real threads")]
 
+pub(crate) mod check;
 pub(crate) mod cluster;
+pub(crate) mod history;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -187,6 +189,7 @@ pub(crate) struct Client {
     address: SocketAddr,
     stream: BufReader<TcpStream>,
     authorization: Option<String>,
+    accept: &'static str,
 }
 
 impl Client {
@@ -199,12 +202,24 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { address, stream: BufReader::new(stream), authorization: None })
+        Ok(Self { address, stream: BufReader::new(stream), authorization: None, accept: "*/*" })
     }
 
     pub(crate) fn key(mut self, key: &str) -> Self {
         self.authorization = Some(format!("Bearer {key}"));
         self
+    }
+
+    /// Asks for errors as problem documents, which carry their code.
+    pub(crate) fn problems(mut self) -> Self {
+        self.accept = "application/problem+json";
+        self
+    }
+
+    /// Waits no longer than this for an answer.
+    pub(crate) fn patience(self, wait: Duration) -> std::io::Result<Self> {
+        self.stream.get_ref().set_read_timeout(Some(wait))?;
+        Ok(self)
     }
 
     /// `path` is below the base path and already encoded.
@@ -224,8 +239,9 @@ impl Client {
         let authorization =
             self.authorization.as_ref().map(|it| format!("Authorization: {it}\r\n")).unwrap_or_default();
         let head = format!(
-            "{method} {BASE}{path} HTTP/1.1\r\nHost: {}\r\n{authorization}Content-Length: {}\r\n\r\n",
+            "{method} {BASE}{path} HTTP/1.1\r\nHost: {}\r\n{authorization}Accept: {}\r\nContent-Length: {}\r\n\r\n",
             self.address,
+            self.accept,
             body.len()
         );
         let mut bytes = head.into_bytes();
