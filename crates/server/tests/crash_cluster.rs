@@ -10,11 +10,7 @@ mod harness;
 
 use std::{thread, time::Duration};
 
-use harness::{
-    Random,
-    cluster::Cluster,
-    history::{Landmarks, Traffic},
-};
+use harness::{Random, books::Landmarks, cluster::Cluster, history::Traffic};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())

@@ -15,12 +15,7 @@ use std::{
     time::Instant,
 };
 
-use harness::{
-    Server,
-    cluster::Cluster,
-    history::{Landmarks, Traffic},
-    wait_for,
-};
+use harness::{Server, books::Landmarks, cluster::Cluster, history::Traffic, wait_for};
 use serde_json::json;
 
 /// A file system of its own, unmounted when dropped.

@@ -12,12 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{
-    Client,
-    cluster::Cluster,
-    history::{Landmarks, Traffic},
-    wait_for,
-};
+use harness::{Client, books::Landmarks, cluster::Cluster, history::Traffic, wait_for};
 use serde_json::json;
 
 /// How long a node sleeps: past every lease.

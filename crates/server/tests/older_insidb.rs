@@ -17,8 +17,9 @@ use std::{
 
 use harness::{
     Client,
+    books::{check_books, check_hashes},
     cluster::Cluster,
-    history::{Store, check_books, check_hashes},
+    history::Store,
     wait_for,
 };
 use serde_json::json;
