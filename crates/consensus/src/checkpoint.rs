@@ -2,10 +2,12 @@
 //!
 //! 1. Applying entries reports their size to the [`Gate`]. After enough bytes, or enough time with any, the
 //!    checkpointer asks the engine for a checkpoint, on a thread of its own.
-//! 2. The checkpoint is Raft's snapshot: openraft is told of it and purges the log up to it, and no further.
-//! 3. When writes come faster than checkpoints end, the gate closes before the engine's memory passes its bound:
+//! 2. A checkpoint becomes durable only when the log is durable as far as it comes: what is committed is applied also
+//!    where this member's own log has not synced it yet, and a store ahead of its log looks like one whose log was lost.
+//! 3. The checkpoint is Raft's snapshot: openraft is told of it, and the log purged no further than that (`purge.rs`).
+//! 4. When writes come faster than checkpoints end, the gate closes before the engine's memory passes its bound:
 //!    proposals wait, none is dropped.
-//! 4. A checkpoint that finds the disk full is tried again until there is room; until then the gate refuses writes.
+//! 5. A checkpoint that finds the disk full is tried again until there is room; until then the gate refuses writes.
 
 use std::{
     sync::{
@@ -16,13 +18,20 @@ use std::{
 };
 
 use openraft::Raft;
+use state::{apply::Shared, outcome::Fault};
 use storage::Engine;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 
-use crate::{state_machine::Machine, types::TypeConfig};
+use crate::{
+    lag::Cuts,
+    log::{LocalLog, noted},
+    purge::{self, Pins},
+    state_machine::Machine,
+    types::TypeConfig,
+};
 
 /// How long to wait before a checkpoint that found the disk full is tried again.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
@@ -111,9 +120,67 @@ impl Gate {
 /// The task that makes a group's checkpoints. It ends when `stop` does, or with the fault that ends the node.
 pub(crate) struct Checkpointer<E: Engine> {
     pub(crate) raft: Raft<TypeConfig, Machine<E>>,
-    pub(crate) engine: Arc<E>,
+    pub(crate) source: Source<E>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) status: watch::Sender<CheckpointStatus>,
+}
+
+/// What checkpoints are made of, and what they make room in. Clones share it.
+pub(crate) struct Source<E: Engine> {
+    pub(crate) engine: Arc<E>,
+    pub(crate) shared: Shared<E>,
+    pub(crate) log: Arc<dyn LocalLog>,
+    pub(crate) pins: Pins,
+    pub(crate) cuts: Cuts,
+}
+
+// Derived, it would ask for an engine that can be cloned.
+impl<E: Engine> Clone for Source<E> {
+    fn clone(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            shared: self.shared.clone(),
+            log: self.log.clone(),
+            pins: self.pins.clone(),
+            cuts: self.cuts.clone(),
+        }
+    }
+}
+
+impl<E: Engine> Source<E> {
+    /// Makes one checkpoint; once.
+    pub(crate) async fn checkpoint(&self) -> Result<(), storage::Error> {
+        let source = self.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            source.engine.checkpoint_when(|upcoming| source.await_log(upcoming)).map(drop)
+        });
+        made.await.expect("a checkpoint does not panic, nor is its task aborted")
+    }
+
+    /// Blocks until the log is durable up to where `upcoming` comes.
+    fn await_log(&self, upcoming: &E::View) -> Result<(), storage::Error> {
+        let failed = |source| storage::Error::Io { what: "note a checkpoint in", path: "the log".to_owned(), source };
+        match self.shared.reader_of(upcoming.clone()).applied().map_err(unreadable)?.position {
+            Some(position) => noted(self.log.note_committed(position).blocking_recv()).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    /// Purges the log as far as the newest checkpoint allows. Answers up to which index; none when nothing may go.
+    pub(crate) async fn purge(&self, raft: &Raft<TypeConfig, Machine<E>>) -> Result<Option<u64>, storage::Error> {
+        let durable = self.shared.reader_of(self.engine.checkpointed());
+        match durable.applied().map_err(unreadable)?.position {
+            Some(position) => Ok(purge::purge(raft, self, position.index).await),
+            None => Ok(None),
+        }
+    }
+}
+
+fn unreadable(fault: Fault) -> storage::Error {
+    match fault {
+        Fault::Storage(error) => error,
+        other => storage::Error::Corrupt { path: "the applied row".to_owned(), detail: other.to_string() },
+    }
 }
 
 impl<E: Engine> Checkpointer<E> {
@@ -124,7 +191,7 @@ impl<E: Engine> Checkpointer<E> {
                 tokio::time::timeout(self.gate.policy.interval, self.gate.due.notified()).await.is_err();
             let changed = self.gate.applied_bytes.load(Ordering::Relaxed) > 0;
             // A wake-up left over from before the last checkpoint is no reason for another.
-            let due = self.gate.is_due(self.engine.dirty_bytes()) || (interval_passed && changed);
+            let due = self.gate.is_due(self.source.engine.dirty_bytes()) || (interval_passed && changed);
             if due && let Err(fault) = self.checkpoint().await {
                 return fault;
             }
@@ -136,9 +203,7 @@ impl<E: Engine> Checkpointer<E> {
         let began = Instant::now();
         loop {
             let covered = self.gate.applied_bytes.load(Ordering::Relaxed);
-            let engine = self.engine.clone();
-            let done = tokio::task::spawn_blocking(move || engine.checkpoint().map(drop));
-            match done.await.expect("a checkpoint does not panic, nor is its task aborted") {
+            match self.source.checkpoint().await {
                 Ok(()) => {
                     self.gate.applied_bytes.fetch_sub(covered, Ordering::Relaxed);
                     break;
@@ -155,12 +220,10 @@ impl<E: Engine> Checkpointer<E> {
         if self.gate.checkpoint_disk_full.swap(false, Ordering::Relaxed) {
             tracing::info!("disk has room again: writes go on");
         }
-        self.gate.update_room(self.engine.dirty_bytes());
+        self.gate.update_room(self.source.engine.dirty_bytes());
         self.status.send_modify(|status| {
             *status = CheckpointStatus { at: Instant::now(), took: began.elapsed(), count: status.count + 1 };
         });
-        // A group that is stopping has no log to purge any more.
-        drop(self.raft.trigger().snapshot().await);
-        Ok(())
+        self.source.purge(&self.raft).await.map(drop)
     }
 }

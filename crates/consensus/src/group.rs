@@ -1,18 +1,25 @@
 //! One Raft group: a log, a state machine and what lies between. The node builds it twice.
 
-use std::{collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    marker::PhantomData,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use openraft::{
     Config, Raft, SnapshotPolicy,
     async_runtime::watch::WatchReceiver as _,
     errors::{InitializeError, RaftError},
-    storage::{RaftLogReader, RaftLogStorage},
+    storage::RaftLogStorage,
 };
 use state::{
-    applied::Applied,
     apply::{Shared, StateMachine},
     hash::StateHash,
-    ids::Position,
     query::Reader,
 };
 use storage::Engine;
@@ -20,14 +27,18 @@ use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::{
     Error,
-    checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate},
+    checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate, Source},
     env::Env,
     forward::Forwarder,
     heartbeat,
     hold::{self, Hold},
+    lag::{Cuts, Cuttable},
+    log::LocalLog,
+    opening::{self, check_that_state_is_ours, join_log_and_state},
+    purge::Pins,
     read::Reads,
     room::Room,
-    state_machine::{Machine, Samples, decode_applied},
+    state_machine::{Machine, Samples},
     submit::Submitter,
     transport::{
         contact::Contact,
@@ -35,7 +46,8 @@ use crate::{
         network::{Network, Peers},
         wire::{GroupId, Wire},
     },
-    types::{LogId, MemberId, Peer, TypeConfig, Vote, position},
+    types::{LogId, MemberId, Peer, TypeConfig, Vote},
+    watchdog::Watchdog,
 };
 
 /// How long an orderly stop waits for the log to be purged.
@@ -110,12 +122,13 @@ struct Inner<E: Engine> {
     arrivals: Arrivals,
     raft: Raft<TypeConfig, Machine<E>>,
     shared: Shared<E>,
-    engine: Arc<E>,
+    source: Source<E>,
+    installs: Arc<AtomicU64>,
     submitter: Submitter,
     reads: Reads,
     gate: Arc<Gate>,
     room: Room,
-    checkpointer: AbortHandle,
+    tasks: [AbortHandle; 2],
     checkpoints: watch::Receiver<CheckpointStatus>,
     fault: watch::Receiver<Option<String>>,
 }
@@ -139,27 +152,36 @@ impl<E: Engine> Group<E> {
         env: Arc<dyn Env>,
     ) -> Result<Self, String>
     where
-        L: RaftLogStorage<TypeConfig>,
+        L: RaftLogStorage<TypeConfig> + LocalLog + Clone,
         W: Wire,
     {
-        check_that_state_is_ours(&options, machine.applied())?;
-        check_that_log_meets_state(&options, &mut log, machine.applied().position).await?;
+        let vote = opening::vote(&options, &mut log).await?;
+        check_that_state_is_ours(&options, machine.applied(), vote.as_ref())?;
+        join_log_and_state(&options, &mut log, machine.applied().position).await?;
         let shared = machine.shared();
         let engine = machine.engine().clone();
         let gate = Arc::new(Gate::new(options.checkpoints, options.log_disk_full.clone()));
-        let machine = Machine::new(machine, gate.clone());
-        let samples = machine.samples();
+        let local_log: Arc<dyn LocalLog> = Arc::new(log.clone());
+        let source = Source {
+            engine,
+            shared: shared.clone(),
+            log: local_log.clone(),
+            pins: Pins::default(),
+            cuts: Cuts::default(),
+        };
+        let machine = Machine::new(machine, gate.clone(), local_log.clone(), source.pins.clone());
+        let (samples, installs) = (machine.samples(), machine.installs());
         let peers = Peers::new(options.group, options.member, wire.clone());
         let contact = Arc::<Contact>::default();
         let network = Network {
             group: options.group,
             member: options.member,
-            wire,
+            wire: Cuttable { wire, cuts: source.cuts.clone() },
             peers: peers.clone(),
             contact: contact.clone(),
             engine: PhantomData::<fn() -> E>,
         };
-        let has_voted = has_voted(&options, &mut log).await?;
+        let has_voted = vote.is_some();
         let arrivals = Arrivals::new(options.spool.clone())
             .map_err(|error| format!("cannot remove an old snapshot of the {} group: {error}", options.name()))?;
         let config = raft_config(&options, has_voted)?;
@@ -173,20 +195,21 @@ impl<E: Engine> Group<E> {
                 .await
                 .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
         let hold = Hold::new(is_held.then_some(lease));
-        end_hold(&raft, hold);
         tokio::spawn(heartbeat::keep_pace(raft.clone(), options.heartbeat));
+        let watchdog = Watchdog::new(raft.clone(), local_log, hold, options.name());
+        let watchdog = tokio::spawn(watchdog.run()).abort_handle();
 
         let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
         let (status, checkpoints) = watch::channel(status);
         let (fault_sender, fault) = watch::channel(None);
-        let checkpointer = Checkpointer { raft: raft.clone(), engine: engine.clone(), gate: gate.clone(), status };
+        let checkpointer = Checkpointer { raft: raft.clone(), source: source.clone(), gate: gate.clone(), status };
         let checkpointer = tokio::spawn(async move {
             let fault = checkpointer.run().await;
             fault_sender.send_replace(Some(fault.to_string()));
         });
         let submitter =
             Submitter::start(raft.clone(), Forwarder::new(peers.clone(), raft.metrics()), gate.clone(), env);
-        let checkpointer = checkpointer.abort_handle();
+        let tasks = [checkpointer.abort_handle(), watchdog];
         let reads = Reads::new(peers);
         let id = options.group;
         let quiet_until = Instant::now() + options.quiet;
@@ -201,12 +224,13 @@ impl<E: Engine> Group<E> {
                 arrivals,
                 raft,
                 shared,
-                engine,
+                source,
+                installs,
                 submitter,
                 reads,
                 gate,
                 room,
-                checkpointer,
+                tasks,
                 checkpoints,
                 fault,
             }),
@@ -365,6 +389,11 @@ impl<E: Engine> Group<E> {
         }
     }
 
+    /// How many snapshots of other members this one has installed since its start.
+    pub fn installs(&self) -> u64 {
+        self.inner.installs.load(Ordering::Relaxed)
+    }
+
     /// What the checkpointer has done since the start.
     pub fn checkpoints(&self) -> CheckpointStatus {
         *self.inner.checkpoints.borrow()
@@ -404,85 +433,25 @@ impl<E: Engine> Group<E> {
     /// # Errors
     /// The engine's, a full disk included: nothing is lost then, the next start re-applies the log.
     pub async fn checkpoint(&self) -> Result<(), storage::Error> {
-        let engine = self.inner.engine.clone();
-        let applied = self.inner.raft.metrics().borrow_watched().last_applied;
-        let checkpoint = tokio::task::spawn_blocking(move || engine.checkpoint().map(drop));
-        checkpoint.await.expect("a checkpoint does not panic, nor is its task aborted")?;
+        self.inner.source.checkpoint().await?;
         // A log that cannot be purged now keeps what the next start does not need: no harm but to its length.
-        if self.inner.raft.trigger().snapshot().await.is_ok() {
-            let wait = self.inner.raft.wait(Some(PURGE_WAIT_MAX));
-            drop(wait.metrics(|metrics| metrics.purged >= applied, "the log to be purged").await);
+        if let Some(upto) = self.inner.source.purge(&self.inner.raft).await? {
+            let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+                metrics.purged.as_ref().is_some_and(|purged| purged.index >= upto)
+            };
+            drop(self.inner.raft.wait(Some(PURGE_WAIT_MAX)).metrics(purged, "the log to be purged").await);
         }
         Ok(())
     }
 
     /// Stops the member: takes no more proposals, lets openraft end its tasks.
     pub async fn shutdown(&self) {
-        self.inner.checkpointer.abort();
+        for task in &self.inner.tasks {
+            task.abort();
+        }
         // It fails only when the core task has panicked: there is nothing left to stop then.
         drop(self.inner.raft.shutdown().await);
     }
-}
-
-/// The membership that the state holds must name this member: a store copied from another node does not, and its
-/// member would wait for ever to be elected.
-fn check_that_state_is_ours(options: &Options, applied: &Applied) -> Result<(), String> {
-    let (_, stored) = decode_applied(applied).map_err(|error| error.to_string())?;
-    let membership = stored.membership();
-    if membership.nodes().next().is_some() && membership.get_node(&options.member).is_none() {
-        return Err(format!(
-            "the store of the {} group is another node's: it does not know member {}. Put back this node's own store, \
-             or rebuild the node",
-            options.name(),
-            options.member
-        ));
-    }
-    Ok(())
-}
-
-/// The log must reach back to what the state holds, and no less far than it: openraft takes that for granted. It is
-/// not so when one of the two was lost, or restored from another day.
-async fn check_that_log_meets_state<L: RaftLogStorage<TypeConfig>>(
-    options: &Options,
-    log: &mut L,
-    applied: Option<Position>,
-) -> Result<(), String> {
-    let name = options.name();
-    let found =
-        log.get_log_state().await.map_err(|error| format!("cannot read the log of the {name} group: {error}"))?;
-    let purged = found.last_purged_log_id.as_ref().map(position);
-    let last = found.last_log_id.as_ref().map(position);
-    if purged > applied {
-        return Err(format!(
-            "the log of the {name} group begins behind what the store holds: the store was lost or is an older copy. \
-             Restore log and store from the same backup, or rebuild this node"
-        ));
-    }
-    if last < applied {
-        return Err(format!(
-            "the log of the {name} group ends before what the store holds: the log was lost or is an older copy. \
-             Restore log and store from the same backup, or rebuild this node"
-        ));
-    }
-    Ok(())
-}
-
-/// Whether the log holds a vote: this member has been one before.
-async fn has_voted<L: RaftLogStorage<TypeConfig>>(options: &Options, log: &mut L) -> Result<bool, String> {
-    let mut reader = log.get_log_reader().await;
-    let vote = RaftLogReader::<TypeConfig>::read_vote(&mut reader).await;
-    let vote = vote.map_err(|error| format!("cannot read the vote of the {} group: {error}", options.name()))?;
-    Ok(vote.is_some())
-}
-
-/// Lets the member campaign when its hold ends.
-fn end_hold<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, hold: Hold) {
-    let Some(until) = hold.until() else { return raft.runtime_config().elect(true) };
-    let raft = raft.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep_until(until).await;
-        raft.runtime_config().elect(true);
-    });
 }
 
 fn raft_config(options: &Options, has_voted: bool) -> Result<Config, String> {
@@ -502,8 +471,8 @@ fn raft_config(options: &Options, has_voted: bool) -> Result<Config, String> {
         enable_leader_restore: Some(false),
         // A leader without a quorum falls silent now and then, so that those who hear it but are not heard elect another.
         quorum_loss_probe_interval: Some(election_timeout_min * 4),
-        // What a checkpoint holds is of no more use in the log of a member without peers.
-        max_in_snapshot_log_to_keep: 0,
+        // What is purged is ours to say too: openraft counts entries, and what matters is bytes.
+        max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         ..Config::default()
     };

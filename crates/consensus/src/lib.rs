@@ -2,7 +2,8 @@
 //!
 //! - `group` is the whole; `types` what it speaks of; `error` how it refuses.
 //! - `submit` is the way in, `read` the way out, `state_machine` the middle.
-//! - `log` holds the two logs, `checkpoint` keeps them short, `transport` carries them to peers.
+//! - `log` holds the two logs, `checkpoint`, `purge` and `lag` keep them short, `watchdog` minds their disk, `transport` carries
+//!   them to peers; `opening` is what must hold between log and state when a group starts.
 //! - `env` hands in the clock, randomness and threads.
 
 mod checkpoint;
@@ -13,8 +14,11 @@ mod forwarded;
 mod group;
 mod heartbeat;
 mod hold;
+mod lag;
 pub mod log;
 mod membership;
+mod opening;
+mod purge;
 mod read;
 mod room;
 pub mod snapshot;
@@ -22,6 +26,7 @@ mod state_machine;
 mod submit;
 pub mod transport;
 pub mod types;
+mod watchdog;
 
 pub use checkpoint::{CheckpointPolicy, CheckpointStatus, DiskFull};
 pub use error::Error;

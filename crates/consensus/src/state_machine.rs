@@ -10,7 +10,10 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::{Stream, TryStreamExt};
@@ -26,11 +29,12 @@ use state::{
     outcome::Outcome,
     query::Reader,
 };
-use storage::Engine;
+use storage::{Engine, View};
 
 use crate::{
     checkpoint::Gate,
-    log::weight::entry_bytes,
+    log::{LocalLog, noted, weight::entry_bytes},
+    purge::Pins,
     snapshot::{Snapshot, SnapshotData},
     types::{Entry, LogId, Membership, Reply, SnapshotMeta, StoredMembership, TypeConfig, log_id, position},
 };
@@ -42,7 +46,10 @@ const COMMANDS_PER_TRANSACTION_MAX: usize = 4_096;
 pub(crate) struct Machine<E: Engine> {
     inner: StateMachine<E>,
     gate: Arc<Gate>,
+    log: Arc<dyn LocalLog>,
+    pins: Pins,
     samples: Arc<Samples>,
+    installs: Arc<AtomicU64>,
 }
 
 /// The state's hash behind each of the newest entries, for comparing members at equal indexes.
@@ -73,8 +80,13 @@ impl Samples {
 }
 
 impl<E: Engine> Machine<E> {
-    pub(crate) fn new(inner: StateMachine<E>, gate: Arc<Gate>) -> Self {
-        Self { inner, gate, samples: Arc::default() }
+    pub(crate) fn new(inner: StateMachine<E>, gate: Arc<Gate>, log: Arc<dyn LocalLog>, pins: Pins) -> Self {
+        Self { inner, gate, log, pins, samples: Arc::default(), installs: Arc::default() }
+    }
+
+    /// Counts the snapshots that are installed.
+    pub(crate) fn installs(&self) -> Arc<AtomicU64> {
+        self.installs.clone()
     }
 
     pub(crate) fn samples(&self) -> Arc<Samples> {
@@ -147,9 +159,9 @@ pub(crate) fn decode_applied(applied: &Applied) -> io::Result<(Option<LogId>, St
     Ok((applied.position.map(log_id), membership))
 }
 
-fn snapshot_of<E: Engine>(reader: Reader<E::View>) -> io::Result<Snapshot<E>> {
+fn meta_of<V: View>(reader: &Reader<V>) -> io::Result<SnapshotMeta> {
     let (last_log_id, last_membership) = decode_applied(&reader.applied().map_err(fault)?)?;
-    Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: SnapshotData::pinned(reader) })
+    Ok(SnapshotMeta { last_log_id, last_membership })
 }
 
 /// openraft takes faults as I/O errors, and stops the node on any.
@@ -193,17 +205,29 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
         Some(Checkpoint(self.inner.checkpointed()))
     }
 
-    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotData<E>) -> io::Result<()> {
+    /// The log is purged only behind this. Between the two a crash leaves a log that ends before what the store holds,
+    /// as one that was lost would; the note in the log tells them apart (`opening.rs`).
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData<E>) -> io::Result<()> {
+        if let Some(last) = &meta.last_log_id {
+            noted(self.log.note_committed(position(last)).await)?;
+        }
         self.samples.clear();
-        self.inner.install(snapshot.pieces()?).map_err(io::Error::other)
+        let shared = self.inner.shared();
+        // It takes as long as the disk takes to write the whole state: elsewhere, heartbeats wait behind nothing.
+        let install = move || shared.install(snapshot.pieces()?).map_err(io::Error::other);
+        let installed = tokio::task::spawn_blocking(install).await;
+        self.inner.adopt(installed.expect("an installation does not panic, nor is its task aborted")?);
+        self.installs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<E>>> {
         let reader = self.inner.checkpointed();
-        match snapshot_of(reader)? {
-            snapshot if snapshot.meta.last_log_id.is_none() => Ok(None),
-            snapshot => Ok(Some(snapshot)),
-        }
+        let meta = meta_of(&reader)?;
+        Ok(meta.last_log_id.map(|last| {
+            let pin = self.pins.pin(last.index);
+            Snapshot { meta, snapshot: SnapshotData::pinned(reader, Some(pin)) }
+        }))
     }
 }
 
@@ -214,7 +238,8 @@ impl<E: Engine> RaftSnapshotBuilder<TypeConfig> for Checkpoint<E> {
     type SnapshotData = SnapshotData<E>;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<E>> {
-        snapshot_of(self.0.clone())
+        let reader = self.0.clone();
+        Ok(Snapshot { meta: meta_of(&reader)?, snapshot: SnapshotData::pinned(reader, None) })
     }
 }
 
@@ -244,7 +269,8 @@ mod tests {
     fn machine<E: Engine>(engine: E) -> Machine<E> {
         let never = CheckpointPolicy { applied_bytes: u64::MAX, interval: Duration::MAX, dirty_bytes_max: u64::MAX };
         let gate = Arc::new(Gate::new(never, Arc::new(|| false)));
-        Machine::new(StateMachine::open(Arc::new(engine), Keyspace::Cache).unwrap(), gate)
+        let machine = StateMachine::open(Arc::new(engine), Keyspace::Cache).unwrap();
+        Machine::new(machine, gate, Arc::new(MemoryLog::default()), Pins::default())
     }
 
     /// openraft's own suite for logs and state machines, over the real state machine.

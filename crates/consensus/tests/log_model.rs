@@ -267,7 +267,7 @@ proptest! {
     #[test]
     fn the_memory_log_holds_what_the_model_holds(steps in prop::collection::vec(step(), 1..60)) {
         logs::runtime().block_on(async {
-            let mut log = MemoryLog::new();
+            let mut log = MemoryLog::default();
             let mut history = History { moments: vec![Picture::default()], promised: 0, committed: vec![None], term: 1 };
             for step in steps {
                 match step {

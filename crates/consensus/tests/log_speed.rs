@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use consensus::log::disk::{self, DiskLog, Setup};
+use consensus::log::{
+    LocalLog as _,
+    disk::{self, DiskLog, Setup},
+};
 use storage::fs::{Disk, OsDisk};
 
 const RUN: Duration = Duration::from_secs(3);
@@ -74,5 +77,39 @@ fn appends_and_syncs_a_second() {
             let (appends, syncs) = logs::runtime().block_on(log(dir.path(), round, in_flight));
             println!("round {round}: log, {in_flight} in flight: {appends:.0} appends/s, {syncs:.0} syncs/s");
         }
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn the_time_that_a_tail_takes_at_the_start() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for value_bytes in [100, 1_000, 100_000] {
+        let setup = || Setup {
+            segment_bytes: disk::SEGMENT_BYTES_DEFAULT,
+            ..logs::setup(OsDisk, &dir.path().join(format!("tail-{value_bytes}")))
+        };
+        let mut log = DiskLog::open(setup()).unwrap();
+        let entries = disk::TAIL_BYTES_DEFAULT / (value_bytes + 70);
+        logs::runtime().block_on(async {
+            let mut index = 0;
+            while index < entries {
+                let batch = (index..entries.min(index + 64)).map(|index| logs::entry(1, index, value_bytes as usize));
+                let batch: Vec<_> = batch.collect();
+                index += batch.len() as u64;
+                logs::append(&mut log, batch).await.unwrap();
+            }
+        });
+        log.close().unwrap();
+        let began = Instant::now();
+        let log = DiskLog::open(setup()).unwrap();
+        let opened = began.elapsed();
+        let began = Instant::now();
+        let start = log.tail_start(disk::TAIL_BYTES_DEFAULT);
+        let walked = began.elapsed();
+        println!(
+            "{entries} entries of {value_bytes} bytes: opened in {opened:?}, tail from {start} found in {walked:?}"
+        );
+        log.close().unwrap();
     }
 }

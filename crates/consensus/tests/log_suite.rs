@@ -83,7 +83,7 @@ struct InMemory;
 
 impl StoreBuilder<TypeConfig, MemoryLog, Machine> for InMemory {
     async fn build(&self) -> Result<((), MemoryLog, Machine), StorageError<TypeConfig>> {
-        Ok(((), MemoryLog::new(), Machine::default()))
+        Ok(((), MemoryLog::default(), Machine::default()))
     }
 }
 

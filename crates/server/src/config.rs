@@ -109,6 +109,9 @@ settings! {
     checkpoint_bytes: u64 = 64 << 20;
     /// Least bytes of one segment of the log; more where max_value_size needs it. One more is always filled ahead.
     log_segment_bytes: u64 = 16 << 20;
+    /// Bytes of the log that are kept behind a checkpoint in a cluster: a node that was away while no more was written
+    /// catches up from them; past it, it takes a copy of the whole store.
+    log_tail_bytes: u64 = consensus::log::disk::TAIL_BYTES_DEFAULT;
 
     /// Most requests in flight. Past it they are answered 503.
     requests_in_flight_max: usize = 4_096;
@@ -250,6 +253,7 @@ impl Config {
         self.check_range("checkpoint_interval_ms", self.checkpoint_interval_ms, 100, 86_400_000)?;
         self.check_range("checkpoint_bytes", self.checkpoint_bytes, 1 << 16, self.values_dirty_bytes_max)?;
         self.check_range("log_segment_bytes", self.log_segment_bytes, mib, 1 << 30)?;
+        self.check_range("log_tail_bytes", self.log_tail_bytes, 0, 1 << 40)?;
         self.check_range("requests_in_flight_max", self.requests_in_flight_max as u64, 1, 1_000_000)?;
         let body_bytes_max = crate::http::body::BodyBounds::bytes_max(self.max_value_size) as u64;
         let in_flight = self.body_bytes_in_flight_max as u64;

@@ -87,6 +87,8 @@ pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
     /// Bytes of one segment of the log.
     pub(crate) log_segment_bytes: u64,
+    /// Bytes of the log that are kept for members that lag.
+    pub(crate) log_tail_bytes: u64,
     /// Bytes of the disk engine's page cache.
     pub(crate) page_cache_bytes: usize,
     /// When checkpoints are made, and how much may wait for one.
@@ -483,6 +485,7 @@ async fn start_values(
         identity: log_identity(identity),
         segment_bytes: options.log_segment_bytes,
         cache_bytes_max: CACHE_BYTES_DEFAULT,
+        tail_bytes: options.log_tail_bytes,
     })?;
     let asked = log.clone();
     let group_options = consensus::Options {

@@ -371,6 +371,7 @@ fn node_options(
     node::Options {
         data_dir: config.data_dir.clone(),
         log_segment_bytes: log_segment_bytes(config),
+        log_tail_bytes: config.log_tail_bytes,
         page_cache_bytes: config.values_page_cache_bytes,
         checkpoints: consensus::CheckpointPolicy {
             applied_bytes: config.checkpoint_bytes,

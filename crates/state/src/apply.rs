@@ -39,6 +39,11 @@ pub struct StateMachine<E: Engine> {
     applied: Applied,
 }
 
+/// What a snapshot has made of the engine; the state machine does not know of it yet.
+#[derive(Debug)]
+#[must_use = "a state machine that goes on without it applies to the state of before"]
+pub struct Installed(Applied);
+
 /// What readers on other threads hold of a state machine: cheap to clone.
 pub struct Shared<E: Engine> {
     engine: Arc<E>,
@@ -81,9 +86,15 @@ impl<E: Engine> StateMachine<E> {
     /// Replaces the whole state by a snapshot's, whose bytes come in pieces of any size. After an error the state is
     /// as before. A durable engine returns when the new state is durable.
     pub fn install(&mut self, pieces: impl Iterator<Item = std::io::Result<Vec<u8>>>) -> Result<(), snapshot::Error> {
-        self.applied = snapshot::install(self.shared.engine.as_ref(), self.shared.keyspace, pieces)?;
-        self.shared.control_version.fetch_add(1, Ordering::Release);
+        let installed = self.shared.install(pieces)?;
+        self.adopt(installed);
         Ok(())
+    }
+
+    /// Goes on from what [`Shared::install`] has put into the engine. Nothing may be applied in between.
+    pub fn adopt(&mut self, installed: Installed) {
+        self.applied = installed.0;
+        self.shared.control_version.fetch_add(1, Ordering::Release);
     }
 
     /// A reader of the newest commit.
@@ -110,7 +121,21 @@ impl<E: Engine> StateMachine<E> {
 impl<E: Engine> Shared<E> {
     /// A reader of the newest commit. Takes no lock.
     pub fn reader(&self) -> Reader<E::View> {
-        Reader::new(self.engine.view(), self.keyspace)
+        self.reader_of(self.engine.view())
+    }
+
+    /// A reader of a view of this state's engine.
+    pub fn reader_of(&self, view: E::View) -> Reader<E::View> {
+        Reader::new(view, self.keyspace)
+    }
+
+    /// The part of [`StateMachine::install`] that takes long, for a thread that may block: the engine's content is
+    /// replaced when it returns, and the state machine must [adopt](StateMachine::adopt) it before anything else.
+    pub fn install(
+        &self,
+        pieces: impl Iterator<Item = std::io::Result<Vec<u8>>>,
+    ) -> Result<Installed, snapshot::Error> {
+        snapshot::install(self.engine.as_ref(), self.keyspace, pieces).map(Installed)
     }
 
     /// A counter that has grown when the commit of a change of keys, aliases or limits, or a replacement of the whole

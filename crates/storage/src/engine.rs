@@ -143,7 +143,13 @@ pub trait Engine: Send + Sync + 'static {
     /// needs; the writer and the readers go on meanwhile. One runs at a time; a second caller waits for the first.
     /// After [`Error::DiskFull`] the engine goes on as before and it may be tried again. An engine without a disk
     /// answers its newest view.
-    fn checkpoint(&self) -> Result<Self::View>;
+    fn checkpoint(&self) -> Result<Self::View> {
+        self.checkpoint_when(|_| Ok(()))
+    }
+
+    /// As [`Engine::checkpoint`]; but first shows `ready` what is going to be durable, when anything is, and waits for
+    /// it. After an error of `ready` nothing is durable that was not, and the engine goes on as before.
+    fn checkpoint_when(&self, ready: impl FnOnce(&Self::View) -> Result<()>) -> Result<Self::View>;
 
     /// What the last checkpoint made durable: what a restart would find. Does not block.
     fn checkpointed(&self) -> Self::View;

@@ -53,8 +53,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn checkpoint(&self) -> Result<MemoryView> {
-        Ok(self.view())
+    fn checkpoint_when(&self, ready: impl FnOnce(&MemoryView) -> Result<()>) -> Result<MemoryView> {
+        let view = self.view();
+        ready(&view)?;
+        Ok(view)
     }
 
     fn checkpointed(&self) -> MemoryView {

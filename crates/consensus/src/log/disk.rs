@@ -30,7 +30,9 @@ use std::{
     time::Duration,
 };
 
+use state::ids::Position;
 use storage::fs::Disk;
+use tokio::sync::oneshot;
 
 pub use self::segment::Identity;
 use self::{
@@ -41,7 +43,7 @@ use self::{
     shared::{Live, Shared},
     writer::Writer,
 };
-use super::span::Span;
+use super::{LocalLog, span::Span};
 use crate::env::{Body, Env, Join};
 
 /// The default size of a segment, in bytes.
@@ -52,6 +54,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// The default bound on the entries kept in memory, in bytes.
 pub const CACHE_BYTES_DEFAULT: usize = 64 << 20;
+/// The default of [`Setup::tail_bytes`].
+pub const TAIL_BYTES_DEFAULT: u64 = 64 << 20;
 
 const FIRST_SEGMENT: u64 = 1;
 
@@ -154,6 +158,9 @@ pub struct Setup {
     pub segment_bytes: u64,
     /// The bound on the entries kept in memory, in bytes. Entries that are not durable yet are kept above it.
     pub cache_bytes_max: usize,
+    /// How many bytes of entries that a checkpoint holds are kept all the same, for members that lag. The files take
+    /// up to two segments more.
+    pub tail_bytes: u64,
 }
 
 /// A durable log. Clones share it; when the last one is dropped, the log closes by itself in the background.
@@ -161,6 +168,8 @@ pub struct Setup {
 pub struct DiskLog {
     shared: Arc<Shared>,
     threads: Arc<Threads>,
+    env: Arc<dyn Env>,
+    tail_bytes: u64,
 }
 
 struct Threads {
@@ -180,7 +189,7 @@ impl DiskLog {
     ///
     /// All that it then holds is durable. The last of what was never promised to anybody may be among it.
     pub fn open(setup: Setup) -> Result<Self, Error> {
-        let Setup { disk, env, observer, dir, identity, segment_bytes, cache_bytes_max } = setup;
+        let Setup { disk, env, observer, dir, identity, segment_bytes, cache_bytes_max, tail_bytes } = setup;
         let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
         if !sizes.contains(&segment_bytes) || !segment_bytes.is_multiple_of(segment::PAGE_BYTES) {
             return Err(Error::SegmentBytes(segment_bytes));
@@ -204,7 +213,7 @@ impl DiskLog {
         let shared = Arc::new(Shared::new(live, env.signal(), files, Reader::new(env.signal())));
         let writer = Writer::new(Arc::clone(&shared), (Arc::clone(&env), observer), identity, (active, offset), state);
         let threads = Arc::new(Threads { shared: Arc::clone(&shared), running: Mutex::default() });
-        let log = Self { shared, threads };
+        let log = Self { shared, threads, env: Arc::clone(&env), tail_bytes };
         log.start(&*env, writer).map_err(|source| {
             log.shared.stop();
             Error::io("start the threads of", &dir, source)
@@ -254,6 +263,33 @@ impl fmt::Debug for DiskLog {
         let live = self.shared.live();
         let mut shown = f.debug_struct("DiskLog");
         shown.field("indexes", &live.span.indexes()).field("segments", &live.segments.len()).finish_non_exhaustive()
+    }
+}
+
+impl LocalLog for DiskLog {
+    fn stalled_for(&self) -> Duration {
+        match self.shared.busy.since() {
+            Some(since) if !self.disk_full() => self.env.monotonic().saturating_sub(since),
+            Some(_) | None => Duration::ZERO,
+        }
+    }
+
+    fn tail_bytes(&self) -> u64 {
+        self.tail_bytes
+    }
+
+    fn tail_start(&self, bytes: u64) -> u64 {
+        let live = self.shared.live();
+        live.span.tail_start(bytes, |index, slot| live.entry_bytes(index, slot))
+    }
+
+    fn note_committed(&self, position: Position) -> oneshot::Receiver<io::Result<()>> {
+        let (done, noted) = oneshot::channel();
+        if let Err((done, error)) = self.shared.note_committed(position, done) {
+            // The receiver is held right here.
+            let _ = done.send(Err(error));
+        }
+        noted
     }
 }
 

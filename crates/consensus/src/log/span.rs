@@ -69,6 +69,21 @@ impl<T: Termed> Span<T> {
         (start..end).zip(self.items.range(at(start)..at(end)))
     }
 
+    /// The first of the newest items that weigh `max` together at most; the index behind the last one when that one
+    /// weighs more.
+    pub(super) fn tail_start(&self, max: u64, weight: impl Fn(u64, &T) -> u64) -> u64 {
+        let mut start = self.end();
+        let mut left = max;
+        for item in self.items.iter().rev() {
+            match left.checked_sub(weight(start - 1, item)) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+            start -= 1;
+        }
+        start
+    }
+
     /// Adds the item at `index`. An empty log that was never purged begins wherever its first entry says.
     pub(super) fn push(&mut self, index: u64, item: T) -> Result<(), Hole> {
         if self.items.is_empty() && self.purged.is_none() {

@@ -93,6 +93,7 @@ pub fn setup(disk: impl Disk, dir: &Path) -> Setup {
         identity: identity("a log"),
         segment_bytes: SEGMENT_BYTES,
         cache_bytes_max: 4096,
+        tail_bytes: 0,
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     io,
     path::Path,
-    sync::{Arc, Condvar, Mutex, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Condvar, Mutex, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use storage::fs::{Disk, File, faulty::FaultyDisk};
@@ -13,7 +16,16 @@ use storage::fs::{Disk, File, faulty::FaultyDisk};
 pub struct Session {
     disk: FaultyDisk,
     alive: Arc<RwLock<bool>>,
+    fuse: Arc<Mutex<Option<Fuse>>>,
+    operations: Arc<AtomicU64>,
     syncs: Arc<Syncs>,
+}
+
+/// A crash to come.
+#[derive(Debug)]
+struct Fuse {
+    operations_left: u64,
+    torn: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +43,18 @@ struct SyncState {
 
 impl Session {
     pub fn new(disk: &FaultyDisk) -> Self {
-        Self { disk: disk.clone(), alive: Arc::new(RwLock::new(true)), syncs: Arc::default() }
+        Self {
+            disk: disk.clone(),
+            alive: Arc::new(RwLock::new(true)),
+            fuse: Arc::default(),
+            operations: Arc::default(),
+            syncs: Arc::default(),
+        }
+    }
+
+    /// The same life of the same process, with syncs of its own to hold up: for what lies on another disk of the machine.
+    pub fn beside(&self) -> Self {
+        Self { syncs: Arc::default(), ..self.clone() }
     }
 
     /// Ends the process and the machine in the same moment, whatever its threads are at.
@@ -43,6 +66,20 @@ impl Session {
             None => self.disk.crash(),
         }
         self.release_syncs();
+    }
+
+    /// Crashes instead of the operation that comes after `operations` more.
+    pub fn crash_after(&self, operations: u64, torn: Option<u64>) {
+        *self.fuse.lock().unwrap() = Some(Fuse { operations_left: operations, torn });
+    }
+
+    /// How many operations were begun.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
+
+    pub fn has_crashed(&self) -> bool {
+        !*self.alive.read().unwrap()
     }
 
     /// From now on syncs begin but do not end.
@@ -70,7 +107,22 @@ impl Session {
         drop(self.syncs.changed.wait_while(state, |state| state.begun == syncs_before).unwrap());
     }
 
+    fn burn(&self) {
+        self.operations.fetch_add(1, Ordering::Relaxed);
+        let mut fuse = self.fuse.lock().unwrap();
+        match &mut *fuse {
+            Some(Fuse { operations_left: 0, torn }) => {
+                let torn = *torn;
+                *fuse = None;
+                self.crash(torn);
+            }
+            Some(Fuse { operations_left, .. }) => *operations_left -= 1,
+            None => {}
+        }
+    }
+
     fn living(&self) -> io::Result<RwLockReadGuard<'_, bool>> {
+        self.burn();
         let alive = self.alive.read().unwrap();
         if *alive { Ok(alive) } else { Err(io::Error::other("the process was killed")) }
     }

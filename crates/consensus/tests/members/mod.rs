@@ -19,7 +19,7 @@ use state::{
     ids::{ApiKeyId, Keyspace, ScopeId},
     kv::{Key, Value},
 };
-use storage::memory::MemoryEngine;
+use storage::{Engine, memory::MemoryEngine};
 use tokio::time::Instant;
 
 /// How long a condition may take to come true.
@@ -161,7 +161,7 @@ pub fn bump(key: &str) -> Command {
 }
 
 /// A linearizable read through the member.
-pub async fn get(group: &Group<MemoryEngine>, key: &str) -> Option<Vec<u8>> {
+pub async fn get<E: Engine>(group: &Group<E>, key: &str) -> Option<Vec<u8>> {
     let reader = group.read(soon()).await.unwrap();
     let stored = reader.get(ScopeId::ROOT, &Key::new(key, 100).unwrap()).unwrap();
     stored.map(|stored| stored.value().to_vec())

@@ -112,8 +112,9 @@ impl Engine for PlainEngine {
         Ok(())
     }
 
-    fn checkpoint(&self) -> Result<PlainView> {
+    fn checkpoint_when(&self, ready: impl FnOnce(&PlainView) -> Result<()>) -> Result<PlainView> {
         let view = self.view();
+        ready(&view)?;
         *self.durable.lock().unwrap() = view.clone();
         Ok(view)
     }

@@ -3,7 +3,8 @@
 //! 1. A transaction changes the *active* layer, in memory, where a removal is a row too. Nothing waits for a disk: the
 //!    Raft log is the write-ahead log, and replays what a crash takes.
 //! 2. A checkpoint *freezes* the active layer (one clone, between two transactions) and puts an empty one on top.
-//! 3. It writes the frozen rows into the *floor*, a redb file, as one durable transaction, beside readers and writer.
+//! 3. It writes the frozen rows into the *floor*, a redb file, as one durable transaction, beside readers and writer;
+//!    not before whoever asked for it has seen what is going to be durable.
 //! 4. It publishes the new floor and drops the frozen layer.
 //! 5. A view is the three of one moment, published as one: a read asks the highest first, a scan merges them.
 //!
@@ -178,12 +179,13 @@ impl Engine for DiskEngine {
         Ok(())
     }
 
-    fn checkpoint(&self) -> Result<DiskView> {
+    fn checkpoint_when(&self, ready: impl FnOnce(&DiskView) -> Result<()>) -> Result<DiskView> {
         let _one_at_a_time = self.checkpointing();
         let Some((frozen, floor)) = self.freeze() else {
             return Ok(self.checkpointed());
         };
-        match write(floor.store(), &frozen) {
+        let upcoming = Layers { active: Layer::default(), frozen: Some(frozen.clone()), floor: floor.clone() };
+        match ready(&DiskView(Arc::new(upcoming))).and_then(|()| write(floor.store(), &frozen)) {
             Ok(floor) => {
                 let floor = Arc::new(floor);
                 self.sink(floor.clone());

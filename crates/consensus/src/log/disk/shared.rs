@@ -4,7 +4,11 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use openraft::storage::IOFlushed;
@@ -66,6 +70,8 @@ pub(super) enum Op {
     Truncate(Option<Position>),
     /// The removal of all entries up to this one.
     Purge(Position),
+    /// All up to this entry, which need not be in the log, is committed; somebody waits for that to be durable.
+    Committed(Position, oneshot::Sender<io::Result<()>>),
 }
 
 impl Op {
@@ -73,7 +79,7 @@ impl Op {
     pub(super) fn fail(self, error: io::Error) {
         match self {
             Self::Append { done, .. } => done.io_completed(Err(error)),
-            Self::Vote(_, done) => {
+            Self::Vote(_, done) | Self::Committed(_, done) => {
                 // Whoever asked may have gone away.
                 let _ = done.send(Err(error));
             }
@@ -81,6 +87,9 @@ impl Op {
         }
     }
 }
+
+/// Whoever waits for a note to be durable.
+pub(super) type Noted = oneshot::Sender<io::Result<()>>;
 
 /// What waits to be written.
 #[derive(Default)]
@@ -152,6 +161,14 @@ impl Live {
         }
     }
 
+    /// How many bytes the entry at `index` takes, in `slot`.
+    pub(super) fn entry_bytes(&self, index: u64, slot: &Slot) -> u64 {
+        match slot.standing {
+            Standing::Written(location) => u64::from(location.length),
+            Standing::Queued(_) => self.cache.get(index).map_or(0, |entry| weight::entry_bytes(entry) as u64),
+        }
+    }
+
     /// The entries of `range` from memory where they are there, from the disk where not, as many as fit in
     /// `bytes_max`, but at least one.
     pub(super) fn pick(&self, range: Range<u64>, bytes_max: usize) -> Picked {
@@ -191,9 +208,32 @@ pub(super) struct Picked {
 /// An entry on the disk. The segment in it keeps the file from being used again until it has been read.
 pub(super) type Frame = (Arc<Segment>, Location, Position);
 
+/// Since when the sync thread has been at one write, one sync, or waiting for its next segment.
+#[derive(Default)]
+pub(super) struct Busy(AtomicU64);
+
+impl Busy {
+    /// What it is at began now, `at` on the environment's clock.
+    pub(super) fn begin(&self, at: Duration) {
+        self.0.store(u64::try_from(at.as_micros()).unwrap_or(u64::MAX).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// It is at nothing any more.
+    pub(super) fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// When what it is at began, on the environment's clock.
+    pub(super) fn since(&self) -> Option<Duration> {
+        self.0.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+}
+
 /// What all handles of one log, and its threads, hold.
 pub(super) struct Shared {
     live: Mutex<Live>,
+    /// What the watchdog looks at.
+    pub(super) busy: Busy,
     /// Wakes the sync thread.
     pub(super) work: Arc<dyn Signal>,
     /// The files that are made ahead and removed behind.
@@ -205,13 +245,31 @@ pub(super) struct Shared {
 impl Shared {
     /// Puts the parts together.
     pub(super) fn new(live: Live, work: Arc<dyn Signal>, files: Files, reader: Reader) -> Self {
-        Self { live: Mutex::new(live), work, files, reader }
+        Self { live: Mutex::new(live), busy: Busy::default(), work, files, reader }
     }
 
     /// The log in memory.
     pub(super) fn live(&self) -> MutexGuard<'_, Live> {
         // A panic elsewhere has poisoned the log itself: see `poison_on_panic`.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a note that somebody waits for; gives `done` back when the log takes nothing any more.
+    pub(super) fn note_committed(&self, position: Position, done: Noted) -> Result<(), (Noted, io::Error)> {
+        {
+            let mut live = self.live();
+            if let Err(error) = live.check() {
+                return Err((done, error));
+            }
+            live.committed = live.committed.max(Some(position));
+            let committed = live.committed.unwrap_or(position);
+            // It holds no more than this, and would be written behind it.
+            live.queue.committed = None;
+            live.queue.ops.push_back(Op::Committed(committed, done));
+            live.queue.urgent = true;
+        }
+        self.work.raise();
+        Ok(())
     }
 
     /// Ends the log: from now on every operation fails with `error`. Only the first one counts.

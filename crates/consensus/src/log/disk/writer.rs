@@ -5,7 +5,7 @@
 //! 2. Then the entries' places are known to readers, and those who wait are told.
 //! 3. A batch that comes to the end of its segment is cut there: the rest goes into the next segment, which opens
 //!    with its header and the state in force, and only when the full one is durable.
-//! 4. Nobody waits for committed positions, purges and truncations: they go with the next batch, or with the one
+//! 4. Nobody waits for purges and truncations, and hardly anybody for committed positions: they go with the next batch, or with the one
 //!    that is written when the log falls idle. So does the last mark. Until that is durable the last batch
 //!    looks like one that was torn, and may be cut, should it be damaged; therefore segments below a purge are
 //!    given away only when a durable mark covers the purge.
@@ -68,14 +68,14 @@ struct Batch {
 /// Who is told when the batch is durable.
 enum Waiting {
     Append(IOFlushed<TypeConfig>),
-    Vote(oneshot::Sender<io::Result<()>>),
+    Other(oneshot::Sender<io::Result<()>>),
 }
 
 impl Waiting {
     fn tell(self, result: io::Result<()>) {
         match self {
             Self::Append(done) => done.io_completed(result),
-            Self::Vote(done) => {
+            Self::Other(done) => {
                 // Whoever asked may have gone away.
                 let _ = done.send(result);
             }
@@ -173,7 +173,12 @@ impl Writer {
             Op::Vote(vote, done) => {
                 let pushed = self.push(|out| record::put_vote(out, &vote)).map(|_| ());
                 self.state.vote = Some(vote);
-                self.settle(pushed, Waiting::Vote(done))
+                self.settle(pushed, Waiting::Other(done))
+            }
+            Op::Committed(upto, done) => {
+                let pushed = self.push(|out| record::put_committed(out, Some(upto))).map(|_| ());
+                self.state.committed = Some(upto);
+                self.settle(pushed, Waiting::Other(done))
             }
             Op::Truncate(last) => {
                 self.push(|out| record::put_truncated(out, last))?;
@@ -270,7 +275,10 @@ impl Writer {
             None => {
                 // That may take until the disk has room: those whose records are in the buffer need not wait for it.
                 self.flush()?;
-                self.shared.files.wait_next()?
+                self.shared.busy.begin(self.env.monotonic());
+                let next = self.shared.files.wait_next();
+                self.shared.busy.end();
+                next?
             }
         };
         let begin = record::open(&mut self.buffer);
@@ -297,10 +305,12 @@ impl Writer {
         self.buffer.resize(bytes, 0);
 
         let began = self.env.monotonic();
+        self.shared.busy.begin(began);
         let (file, path) = (&self.active.file, self.active.path.display());
         let named = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what} {path}: {error}"));
         file.write_all_at(&self.buffer, self.synced.offset).map_err(|error| named("write to", error))?;
         file.sync_data().map_err(|error| named("sync", error))?;
+        self.shared.busy.end();
         self.observer.synced(self.env.monotonic().saturating_sub(began), bytes, self.batch.records);
 
         self.buffer.clear();

@@ -15,8 +15,10 @@ use storage::memory::MemoryEngine;
 use super::Cache;
 use crate::node::timing;
 
-/// The cache's log is kept this long at most, in bytes of commands: a member that lags further takes a snapshot.
+/// The cache's log is cut after this many bytes of commands.
 const LOG_BYTES_MAX: u64 = 16 * 1_048_576;
+/// How many bytes of it stay then: a member that lags further takes a snapshot.
+const LOG_TAIL_BYTES: u64 = 16 * 1_048_576;
 /// The cache's log is cut after this time, when anything was applied.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -57,7 +59,8 @@ pub(super) async fn start<W: Wire>(
         spool: None,
         state_bytes_max: bytes_max,
     };
-    let group = Group::start(options, MemoryLog::default(), wire, machine, env).await.map_err(anyhow::Error::msg)?;
+    let group =
+        Group::start(options, MemoryLog::new(LOG_TAIL_BYTES), wire, machine, env).await.map_err(anyhow::Error::msg)?;
     if !start.founders.is_empty() {
         let at = |member: &MemberId| (*member, peers.get(&member.node).cloned().unwrap_or_default());
         if let Err(error) = group.found(start.founders.iter().map(at).collect()).await {

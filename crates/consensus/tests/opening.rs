@@ -1,0 +1,136 @@
+//! Where log and state stand after a crash, and which of it a group starts on.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod durable;
+mod logs;
+mod members;
+
+use std::{path::Path, time::Duration};
+
+use consensus::types::{MemberId, Peer};
+use durable::Durable;
+use members::{bump, eventually, get, set, soon};
+use openraft::storage::RaftLogStorage as _;
+use storage::fs::{Disk as _, faulty::FaultyDisk};
+
+const NEWCOMER: u64 = 9;
+
+fn remove(disk: &FaultyDisk, dir: &str) {
+    for name in disk.list(Path::new(dir)).unwrap() {
+        disk.remove(&Path::new(dir).join(name)).unwrap();
+    }
+}
+
+async fn write_and_purge(durable: &Durable, leader: u64, key: &str) {
+    for n in 0..5 {
+        durable.group(leader).submit(set(&format!("{key}{n}"), "v"), soon()).await.unwrap();
+    }
+    durable.group(leader).checkpoint().await.unwrap();
+}
+
+async fn await_caught_up(durable: &Durable, leader: u64) {
+    eventually("the newcomer to have caught up", || async {
+        let applied = |id| durable.group(id).local().applied().unwrap().position;
+        applied(NEWCOMER) == applied(leader)
+    })
+    .await;
+}
+
+/// A member that needs a snapshot gets one, and crashes instead of the operation that comes after so many; then it
+/// starts again, and comes to the others' state. Answers how many operations there were, and whether it crashed.
+async fn install_and_crash(durable: &mut Durable, leader: u64, operations: u64) -> (u64, bool) {
+    let torn = (operations % 3 > 0).then_some(operations);
+    durable.disks.insert(NEWCOMER, FaultyDisk::new());
+    durable.restart(NEWCOMER).await;
+    durable.group(leader).add_learner(MemberId::from(NEWCOMER), Peer::default()).await.unwrap();
+    await_caught_up(durable, leader).await;
+    // Some entries of its own behind the first snapshot, then some that it needs another snapshot for.
+    durable.group(leader).submit(bump("n"), soon()).await.unwrap();
+    await_caught_up(durable, leader).await;
+    durable.isolate(NEWCOMER);
+    write_and_purge(durable, leader, "k").await;
+
+    let member = &durable.running[&NEWCOMER];
+    let (installs, before) = (member.group.installs(), member.session.operations());
+    member.session.crash_after(operations, torn);
+    durable.hub.heal();
+    eventually("the snapshot to be installed, or the crash", || async {
+        let installed = member.group.installs() > installs;
+        let purged = member.log.clone().get_log_state().await.ok().and_then(|state| state.last_purged_log_id);
+        let applied = member.group.status().applied_index;
+        member.session.has_crashed() || (installed && purged.is_some_and(|purged| purged.index >= applied))
+    })
+    .await;
+    let done = (member.session.operations() - before, member.session.has_crashed());
+    durable.crash(NEWCOMER, torn).await;
+    durable.restart(NEWCOMER).await;
+    await_caught_up(durable, leader).await;
+    assert_eq!(durable.hash(NEWCOMER), durable.hash(leader), "after a crash at operation {operations}");
+    durable.group(leader).remove_learner(MemberId::from(NEWCOMER)).await.unwrap();
+    durable.crash(NEWCOMER, None).await;
+    done
+}
+
+/// Most operations write the new store's file, and one is like another; the last ones rename it and purge the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_any_moment_of_an_installation_leaves_what_a_start_goes_on_from() {
+    const EACH: u64 = 16;
+    let mut durable = Durable::start(2, 0).await;
+    let leader = durable.leader().await;
+    write_and_purge(&durable, leader, "k").await;
+    let (operations, crashed) = install_and_crash(&mut durable, leader, u64::MAX).await;
+    assert!(operations > EACH && !crashed, "{operations} operations");
+    let mut crashes = 0;
+    let last = operations - EACH;
+    for operations in (0..last).step_by(8).chain(last..=operations) {
+        crashes += u64::from(install_and_crash(&mut durable, leader, operations).await.1);
+    }
+    assert!(crashes >= EACH, "{crashes} crashes");
+    durable.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_does_not_come_ahead_of_a_log_whose_disk_is_slow() {
+    let mut durable = Durable::start(3, 1 << 20).await;
+    let leader = durable.leader().await;
+    let slow = durable.others(leader)[0];
+    durable.group(leader).submit(bump("n"), soon()).await.unwrap();
+    durable.await_equal_states().await;
+    durable.running[&slow].session.hold_syncs();
+    for _ in 0..10 {
+        durable.group(leader).submit(bump("n"), soon()).await.unwrap();
+    }
+    // Committed by the others, it is applied here too.
+    durable.await_equal_states().await;
+    let group = durable.group(slow).clone();
+    let checkpoint = tokio::time::timeout(Duration::from_secs(1), group.checkpoint()).await;
+    durable.crash(slow, None).await;
+    assert!(checkpoint.is_err(), "the log is not durable as far as the state has come");
+    drop(group);
+    durable.restart(slow).await;
+    durable.await_equal_states().await;
+    assert_eq!(get(durable.group(slow), "n").await.as_deref(), Some(&b"11"[..]));
+    durable.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_log_and_a_lost_store_are_refused() {
+    let mut durable = Durable::start(1, 0).await;
+    write_and_purge(&durable, 1, "k").await;
+    durable.crash(1, None).await;
+    let disk = durable.disks[&1].clone();
+    remove(&disk, "/data/log");
+    let refused = durable::start(&disk, 1, 0, durable.hub.clone()).await.map(drop).unwrap_err();
+    assert!(refused.contains("ends before what the store holds"), "{refused}");
+
+    let mut durable = Durable::start(1, 0).await;
+    write_and_purge(&durable, 1, "k").await;
+    // With this the purge is durable: before, the log alone would bring everything back.
+    durable.group(1).submit(bump("n"), soon()).await.unwrap();
+    durable.crash(1, None).await;
+    let disk = durable.disks[&1].clone();
+    remove(&disk, "/data/store");
+    let refused = durable::start(&disk, 1, 0, durable.hub.clone()).await.map(drop).unwrap_err();
+    assert!(refused.contains("begins behind what the store holds"), "{refused}");
+}
