@@ -1,7 +1,10 @@
 //! One file per command.
 
+mod addresses;
+mod certificates;
 mod check_config;
 mod dev;
+mod dev_cluster;
 mod init;
 mod root_key;
 mod run;

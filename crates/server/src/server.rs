@@ -30,7 +30,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     time::{MissedTickBehavior, interval},
 };
 
@@ -56,7 +56,7 @@ use crate::{
 };
 
 /// The file in the data directory that names the addresses in use.
-const ADDRESSES_FILE: &str = "addresses.json";
+pub(crate) const ADDRESSES_FILE: &str = "addresses.json";
 /// Threads of Raft's own runtime: its two groups, and one for the rest.
 const RAFT_THREADS: usize = 2;
 /// How often callers that are not there any more are forgotten, in ticks of a second.
@@ -70,6 +70,8 @@ pub(crate) struct Start {
     pub(crate) secret: InstanceSecret,
     /// What to print on standard output when the node is ready.
     pub(crate) announce: Option<Announce>,
+    /// Whether the end of standard input asks for an end, as a signal does.
+    pub(crate) stops_with_stdin: bool,
 }
 
 /// Writes what is printed when the node is ready.
@@ -102,7 +104,8 @@ async fn create_joining_data_dir(config: &Config, token: &Token, env: &dyn Env) 
     DataDir::create(&config.data_dir, cluster_id, node, Role::Joiner)
 }
 
-fn peer_tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
+/// The certificates among the nodes, where they are configured.
+pub(crate) fn peer_tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
     match (&config.peer_tls_certificate, &config.peer_tls_key, &config.peer_tls_ca) {
         (Some(certificate), Some(key), Some(ca)) => PeerTls::read(certificate, key, ca).map(Some),
         _ => Ok(None),
@@ -135,8 +138,9 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
 }
 
 async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
-    let Start { config, secret, announce } = start;
-    let mut signals = Signals::new()?;
+    let Start { config, secret, announce, stops_with_stdin } = start;
+    let stdin = if stops_with_stdin { Some(end_of_stdin(&*env)?) } else { None };
+    let mut signals = Signals::new(stdin)?;
     let token = secret.peer_token();
     if !DataDir::exists(&config.data_dir) {
         tokio::select! {
@@ -218,24 +222,48 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     Ok(())
 }
 
-/// The signals that ask for an end.
-struct Signals {
+/// What asks for an end: two signals, and, where it is watched, the end of standard input.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    /// Takes the signals from now on; `stdin` is told of the end of standard input.
+    pub(crate) fn new(stdin: Option<oneshot::Receiver<()>>) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot wait for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, stdin })
     }
 
-    async fn next(&mut self) {
+    /// Returns when an end is asked for, once for each time.
+    pub(crate) async fn next(&mut self) {
+        let stdin = async {
+            match &mut self.stdin {
+                Some(ended) => {
+                    // Its thread says nothing: it drops the sender.
+                    let _ = ended.await;
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = stdin => self.stdin = None,
         }
     }
+}
+
+/// Is told when standard input ends. The thread that waits for it ends with the process.
+fn end_of_stdin(env: &dyn Env) -> anyhow::Result<oneshot::Receiver<()>> {
+    let (ended, told) = oneshot::channel();
+    let wait = move || {
+        drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        drop(ended);
+    };
+    drop(env.spawn("insid-stdin", Box::new(wait)).context("cannot start the thread that watches standard input")?);
+    Ok(told)
 }
 
 async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -1,11 +1,14 @@
-//! `insid dev`: one node, nothing to set up.
+//! `insid dev`: one node, nothing to set up; with `--nodes`, several of them (`dev_cluster`).
 
 use anyhow::Context;
 use consensus::env::System;
 
+use super::{
+    Failure, dev_cluster,
+    init::{PRIVATE, PUBLIC},
+};
 use crate::{
     cli::Dev,
-    commands::Failure,
     config::{Config, Environment},
     node::data_dir::{DataDir, create_private_dir, write_durably},
     secret::{self, InstanceSecret},
@@ -17,12 +20,16 @@ pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Fail
     let mut config = Config::default();
     config.lay_environment(environment)?;
     config.data_dir.clone_from(&arguments.data_dir);
-    config.public_address = arguments.public;
-    config.private_address = arguments.private;
+    config.public_address = arguments.public.unwrap_or(PUBLIC);
+    config.private_address = arguments.private.unwrap_or(PRIVATE);
     config.check_all()?;
+    if arguments.nodes > 1 {
+        return dev_cluster::run(arguments, environment);
+    }
+    let dir = &config.data_dir;
+    dev_cluster::refuse_cluster(dir)?;
 
     let env = System::new();
-    let dir = &config.data_dir;
     if !DataDir::exists(dir) {
         server::create_data_dir(dir, &env)?;
     }
@@ -36,7 +43,7 @@ pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Fail
     let key_path = dir.join(secret::ROOT_KEY_FILE);
     let key_path = std::path::absolute(&key_path).with_context(|| format!("cannot find {}", key_path.display()))?;
     let announce = move |addresses: &Addresses| announcement(addresses, &key_path.to_string_lossy());
-    server::run(Start { config, secret, announce: Some(Box::new(announce)) })?;
+    server::run(Start { config, secret, announce: Some(Box::new(announce)), stops_with_stdin: false })?;
     Ok(())
 }
 
@@ -62,7 +69,7 @@ Try it:
 }
 
 /// A path as a shell takes it inside `$(…)`.
-fn quoted(path: &str) -> String {
+pub(crate) fn quoted(path: &str) -> String {
     let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@".contains(&byte));
     if plain { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

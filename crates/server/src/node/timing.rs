@@ -34,3 +34,5 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// How often a node that starts looks whether it serves.
 pub(crate) const WATCH: Duration = Duration::from_millis(5);
+/// How long a node that is about to found its cluster waits for each peer's word that it was founded before.
+pub(crate) const FOUNDING_WAIT_MAX: Duration = Duration::from_secs(1);
