@@ -70,11 +70,13 @@ fn is_secret(word: &str) -> bool {
 #[derive(ClapArgs)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The URL of a node's public listener; several, separated by commas, are tried in turn [env: INSIDB_URL]
+    /// The URL of a node's public listener; several, given again or separated by commas, are tried in turn
+    /// [env: INSIDB_URL]
     #[arg(long, global = true, value_name = "URL", value_delimiter = ',')]
     pub(crate) url: Vec<String>,
 
-    /// The URL of a node's private listener, for `keys` and `limits` [env: INSIDB_ADMIN_URL]
+    /// The URL of a node's private listener, for `keys`, `limits` and `cluster`; several as with --url
+    /// [env: INSIDB_ADMIN_URL]
     #[arg(long, global = true, value_name = "URL", value_delimiter = ',')]
     pub(crate) admin_url: Vec<String>,
 

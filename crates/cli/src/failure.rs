@@ -152,6 +152,9 @@ impl Failure {
             Self::Client(Error::Refused(refusal)) => {
                 return refusal.code.and_then(|code| code_hint(code, self.wait_seconds().unwrap_or(1)));
             }
+            Self::Client(Error::Unreachable { reason, .. }) if reason.contains("certificate") => {
+                "does the URL name the node as its certificate does? --ca FILE trusts a private authority"
+            }
             Self::Client(Error::Unreachable { .. }) => "is a node running there? Check --url, or INSIDB_URL",
             Self::Client(Error::Interrupted { .. }) => "nothing was changed; try again",
             Self::Client(Error::OutcomeUnknown { .. }) => {

@@ -40,8 +40,12 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Adds a node's public listener. With several, the one that answered last is asked first, and the next one when
-    /// it cannot be reached.
+    /// Adds a node's public listener. With several, the one that answered last is asked first, or the one that it named
+    /// as the leader, and the next one when it cannot be reached or knows no leader.
+    ///
+    /// A node may send a write on (307) to a leader that is not among these: it is followed there, and the API key goes
+    /// along, since the nodes know the cluster better than a list does. It never goes from https to http. So name only
+    /// nodes that you trust with the key, and use https where others could answer in their place.
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
@@ -98,7 +102,9 @@ impl Builder {
         self
     }
 
-    /// The most tries of one call, the first included: at least 1, and every node gets one in any case. Default: 4.
+    /// The most tries of one call, the first included: at least 1, and every node gets one in any case. Where nodes cannot
+    /// be reached or know no leader, the most rounds of all nodes: between two of them the client pauses, so that 4 last
+    /// longer than an election. Default: 4.
     #[must_use]
     pub fn tries_max(mut self, tries_max: u32) -> Self {
         self.policy.tries_max = tries_max;

@@ -3,12 +3,14 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use api::code::Code;
+
 use crate::error::Error;
 
 /// The bounds of trying again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
-    /// The most tries of one call, the first included; every configured node gets one in any case.
+    /// The most tries of one call, or rounds of all nodes, the first included ([`Policy::pause`]).
     pub(crate) tries_max: u32,
     /// The pause after the first round; it doubles with each.
     pub(crate) backoff: Duration,
@@ -19,21 +21,38 @@ pub(crate) struct Policy {
 impl Policy {
     /// How long to pause after try number `tried` (from 1) failed with `error`; `None` to give up.
     ///
-    /// Nodes that cannot be reached are skipped without a pause until each has been tried once. A rate limit and
-    /// a body that was sent too slowly are the caller's to mend: safe to retry, but not retried here.
+    /// What is one node's trouble alone is taken to the next node without a pause until each has been tried once: that is
+    /// a round, and there are `tries_max` of them. All else pauses after every try, and ends after `tries_max` tries or
+    /// one for each node. A rate limit and a body that was sent too slowly are the caller's to mend: safe to retry, but
+    /// not retried here.
     pub(crate) fn pause(&self, tried: u32, nodes: usize, error: &Error) -> Option<Duration> {
         let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
         let is_callers = error.refusal().is_some_and(|refusal| matches!(refusal.status, 408 | 429));
-        if !error.is_retry_safe() || is_callers || tried >= self.tries_max.max(nodes) {
+        let is_nodes = is_one_nodes_trouble(error);
+        let tries_max = if is_nodes { self.tries_max.saturating_mul(nodes) } else { self.tries_max.max(nodes) };
+        if !error.is_retry_safe() || is_callers || tried >= tries_max {
             return None;
         }
-        if matches!(error, Error::Unreachable { .. }) && !tried.is_multiple_of(nodes) {
+        if is_nodes && !tried.is_multiple_of(nodes) {
             return Some(Duration::ZERO);
         }
         let rounds = (tried.div_ceil(nodes) - 1).min(16);
         let backoff = jitter(self.backoff.saturating_mul(1 << rounds).min(self.wait_max));
         let asked = error.retry_after().unwrap_or_default();
         (asked <= self.wait_max).then(|| backoff.max(asked))
+    }
+}
+
+/// Whether another node may well do at once what this one could not: it was not reached, or it knows no leader or holds
+/// no lease, as one that is cut off from the others. What it asks to wait is meant for its own sake.
+fn is_one_nodes_trouble(error: &Error) -> bool {
+    match error {
+        Error::Unreachable { .. } => true,
+        Error::Refused(_) => matches!(error.code(), Some(Code::NoLeader | Code::NoQuorum)),
+        Error::Config(_)
+        | Error::Interrupted { .. }
+        | Error::OutcomeUnknown { .. }
+        | Error::UnexpectedAnswer { .. } => false,
     }
 }
 
@@ -70,13 +89,17 @@ mod tests {
     }
 
     #[test]
-    fn every_node_is_tried_before_the_first_pause() {
-        for tried in 1..5 {
-            assert_eq!(POLICY.pause(tried, 5, &unreachable()), Some(Duration::ZERO));
+    fn every_node_is_tried_before_the_first_pause_and_rounds_end() {
+        for tried in (1..20).filter(|tried| tried % 5 != 0) {
+            assert_eq!(POLICY.pause(tried, 5, &unreachable()), Some(Duration::ZERO), "{tried}");
         }
-        assert_eq!(POLICY.pause(5, 5, &unreachable()), None);
-        let round = POLICY.pause(2, 2, &unreachable()).expect("tries are left");
-        assert!(round >= Duration::from_millis(50), "{round:?}");
+        for (tried, longest_ms) in [(5, 100), (10, 200), (15, 300)] {
+            let pause = POLICY.pause(tried, 5, &unreachable()).expect("rounds are left");
+            assert!(pause >= Duration::from_millis(longest_ms / 2), "{tried}: {pause:?}");
+        }
+        assert_eq!(POLICY.pause(20, 5, &unreachable()), None);
+        // What may take its full time to fail is not tried so often.
+        assert_eq!(POLICY.pause(5, 5, &interrupted()), None);
     }
 
     #[test]

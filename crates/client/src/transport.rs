@@ -24,6 +24,11 @@ impl Nodes {
     pub(crate) fn new(urls: Vec<Url>) -> Self {
         Self { urls, preferred: AtomicUsize::new(0) }
     }
+
+    /// Which of them a request to `url` went to; none for a node that only the others know.
+    fn at(&self, url: &Url) -> Option<usize> {
+        self.urls.iter().position(|node| node.origin() == url.origin())
+    }
 }
 
 /// What sends.
@@ -58,12 +63,13 @@ impl Transport {
         loop {
             let index = (first + tried as usize) % nodes.urls.len();
             tried += 1;
-            let result = self.follow(call, call.url(&nodes.urls[index])).await;
+            let mut url = call.url(&nodes.urls[index]);
+            let result = self.follow(call, &mut url).await;
             let is_answered = result
                 .as_ref()
                 .map_or_else(|error| error.refusal().is_some_and(|refusal| refusal.status < 500), |_| true);
             if is_answered {
-                nodes.preferred.store(index, Ordering::Relaxed);
+                nodes.preferred.store(nodes.at(&url).unwrap_or(index), Ordering::Relaxed);
             }
             let error = match result {
                 Ok(success) => return Ok(success),
@@ -76,21 +82,22 @@ impl Transport {
         }
     }
 
-    /// One try, following a node's word on who leads. The key goes along, but never from https to http.
-    async fn follow(&self, call: &Call, mut url: Url) -> Result<Success, Error> {
+    /// One try, following a node's word on who leads; `url` is then where it ended. The key goes along, also to a node
+    /// that was not configured, but never from https to http.
+    async fn follow(&self, call: &Call, url: &mut Url) -> Result<Success, Error> {
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.once(call, &url).await?;
+            let response = self.once(call, url).await?;
             if response.status() != StatusCode::TEMPORARY_REDIRECT {
-                return self.read(call.effect, &url, response).await;
+                return self.read(call.effect, url, response).await;
             }
             let next =
                 response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| url.join(to).ok());
-            url = match next {
+            *url = match next {
                 Some(next) if next.scheme() == url.scheme() || next.scheme() == "https" => next,
-                Some(_) | None => return self.read(call.effect, &url, response).await,
+                Some(_) | None => return self.read(call.effect, url, response).await,
             };
         }
-        Err(unexpected(&url, 307, "one redirect too many: its nodes do not agree on the leader"))
+        Err(unexpected(url, 307, "one redirect too many: its nodes do not agree on the leader"))
     }
 
     async fn once(&self, call: &Call, url: &Url) -> Result<reqwest::Response, Error> {

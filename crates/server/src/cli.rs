@@ -15,11 +15,11 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run one node, or a small cluster, with nothing to set up, for trying and for developing
+    /// Run one node, or a cluster of them, with nothing to set up, for trying and for developing
     Dev(Dev),
     /// Run a node from a configuration file
     Run(Run),
-    /// Write the configuration of one node, or of a cluster's, and an instance secret, ready to run
+    /// Write configuration files and an instance secret, ready to run
     Init(Init),
     /// Check a configuration file, and print the settings that it brings
     CheckConfig(CheckConfig),
@@ -30,19 +30,22 @@ pub(crate) enum Command {
 /// `insid dev`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
-    /// Where everything is kept
+    /// Where the node keeps everything; with several, each in a directory of its own below it
     #[arg(long, value_name = "DIR", default_value = "insidb-data")]
     pub(crate) data_dir: PathBuf,
-    /// How many nodes: each a process of its own, which is started again when it is killed
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=7))]
+    /// How many nodes: three to see failover, five and seven survive two and three failures
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
     pub(crate) nodes: u16,
-    /// Where requests are taken; port 0 picks a free one. Further nodes take the ports behind
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub(crate) public: SocketAddr,
-    /// Where operators' requests are taken; port 0 picks a free one. Further nodes take the ports behind
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
-    pub(crate) private: SocketAddr,
+    /// Where requests are taken; port 0 picks a free one. Further nodes take the ports behind [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) public: Option<SocketAddr>,
+    /// Where operators' requests are taken; port 0 picks a free one [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) private: Option<SocketAddr>,
 }
+
+/// Most nodes of one cluster that the commands set up: more make writes slower and survive no failure that matters.
+const NODES_MAX: i64 = 7;
 
 /// `insid run`. Its flags win over the environment, and that over the file.
 #[derive(Debug, Args)]
@@ -62,9 +65,9 @@ pub(crate) struct Run {
     /// What is logged: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
-    /// Stop in order when standard input ends: whoever started the node is gone
-    #[arg(long, hide = true)]
-    pub(crate) until_stdin_ends: bool,
+    /// Stop, as at SIGTERM, when standard input ends: so that a node does not outlive the program that started it
+    #[arg(long)]
+    pub(crate) stop_with_stdin: bool,
 }
 
 /// `insid init`.
@@ -73,19 +76,22 @@ pub(crate) struct Init {
     /// The directory to make, with everything in it
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-    /// How many nodes the cluster has
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=7))]
-    pub(crate) nodes: u16,
-    /// The name or address of each node's machine, once for each node; without it all nodes are on this machine
-    #[arg(long, value_name = "HOST", num_args = 1.., value_delimiter = ',')]
-    pub(crate) host: Vec<String>,
-    /// Where tenants' requests will be taken [default: 127.0.0.1:8080, with --host 0.0.0.0:8080]
+    /// Configure so many nodes on this machine, each in a directory of its own below DIR
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=NODES_MAX), conflicts_with = "node")]
+    pub(crate) nodes: Option<u16>,
+    /// Configure a node for the machine with this name or address; once for each node
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub(crate) node: Vec<String>,
+    /// Where tenants' requests will be taken [default: 127.0.0.1:8080; with --node, port 8080 of the machine]
     #[arg(long, value_name = "ADDR")]
     pub(crate) public: Option<SocketAddr>,
     /// Where operators' requests will be taken [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     pub(crate) private: Option<SocketAddr>,
-    /// Make an authority and a certificate for each node, and have the nodes speak mutual TLS among themselves
+    /// With --node: the port at which the nodes take one another
+    #[arg(long, value_name = "PORT", default_value_t = 8082, requires = "node")]
+    pub(crate) peer_port: u16,
+    /// With several nodes: make an authority and a certificate for each, and have them speak mutual TLS
     #[arg(long)]
     pub(crate) peer_tls: bool,
     /// Make a self-signed certificate for these names and addresses, and serve HTTPS with it on both listeners

@@ -1,10 +1,11 @@
 //! One file per command.
 
+mod addresses;
+mod certificates;
 mod check_config;
 mod dev;
 mod dev_cluster;
 mod init;
-mod plan;
 mod root_key;
 mod run;
 

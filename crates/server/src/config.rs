@@ -78,7 +78,8 @@ settings! {
     /// What the other nodes call that address, as host:port. Empty: peer_address itself.
     peer_advertise: String = String::new();
     /// Peer addresses of the cluster that this node belongs to or joins, as in ["node1:8082", "node2:8082"]. With an
-    /// empty list a node without a data directory founds a cluster of its own; otherwise it never does.
+    /// empty list a node without a data directory founds a cluster of its own; otherwise it never does, unless `insid
+    /// init` gave its directory the permission to, once.
     join: Vec<String> = Vec::new();
     /// PEM files of this node's certificate and key among the nodes, and of the authority that signed all of theirs. All
     /// empty: plain connections, for a network that is yours alone.
@@ -328,13 +329,14 @@ mod tests {
         let head = SHIPPED.split_inclusive("\n\n").next().unwrap();
         let expected = format!("{head}{}", Config::default().to_toml());
         assert_eq!(SHIPPED, expected, "config/insid.toml is not what Config::default() says");
-        assert_eq!(file::parse(SHIPPED, "insid.toml").unwrap(), Config::default());
+        assert_eq!(file::parse(SHIPPED, "insid.toml", "".as_ref()).unwrap(), Config::default());
         assert_eq!(Config::default().check(), Ok(()));
     }
 
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
-        let mut config = file::parse("scans_max = 2\nlog_level = \"warn\"\nconnections_max = 3\n", "f").unwrap();
+        let mut config =
+            file::parse("scans_max = 2\nlog_level = \"warn\"\nconnections_max = 3\n", "f", "".as_ref()).unwrap();
         let variables = [("INSIDB_SCANS_MAX", "4"), ("INSIDB_CONNECTIONS_MAX", "5"), ("PATH", "x")];
         config.lay_environment(&environment(&variables)).unwrap();
         config.lay_flags(&[("--scans", "scans_max", Some("6".to_owned())), ("--data-dir", "data_dir", None)]).unwrap();

@@ -187,6 +187,8 @@ impl Node {
             raft: options.raft.clone(),
             _data_dir: data_dir,
         };
+        // Before a peer is served: an empty copy must not answer in its original's name.
+        node.refuse_second_founding(&options).await?;
         if let Some(listener) = options.peer.listener.take() {
             node.serve_peers(listener, &options.peer, cluster_id, stopping, fault_sender.clone());
         }
@@ -240,6 +242,26 @@ impl Node {
         }
         if may_found {
             self._data_dir.consume_marker()?;
+        }
+        Ok(())
+    }
+
+    /// A permission to found that was copied before it was used is one too many: a peer of the same cluster that has
+    /// entries in its log shows that the cluster was founded. Nodes that wait to be taken in have none.
+    async fn refuse_second_founding(&self, options: &Options) -> anyhow::Result<()> {
+        if !self._data_dir.may_found() || self.values.is_founded().await? {
+            return Ok(());
+        }
+        for address in options.peer.join.iter().filter(|address| *address != self.desk.address()) {
+            let told = self.desk.peers().ask(address, &Ask::Status, timing::FOUNDING_WAIT_MAX).await;
+            if let Ok(Told::Status(status)) = told
+                && status.values.last_index > 0
+            {
+                bail!(
+                    "the node at {address} belongs to this cluster, which was founded before: this data directory is a copy \
+                     of one that was used. Remove it, and the node joins as a new member"
+                );
+            }
         }
         Ok(())
     }

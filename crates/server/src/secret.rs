@@ -60,10 +60,23 @@ impl InstanceSecret {
         if path.exists() {
             return Self::read(&path);
         }
-        let random: [u8; SECRET_RANDOM_BYTES] = random_bytes(env);
-        let secret = Self(URL_SAFE_NO_PAD.encode(random));
-        write_durably(dir, SECRET_FILE, secret.0.as_bytes())?;
+        let secret = Self::make(env);
+        secret.write(dir)?;
         Ok(secret)
+    }
+
+    /// A secret at random.
+    pub(crate) fn make(env: &dyn Env) -> Self {
+        let random: [u8; SECRET_RANDOM_BYTES] = random_bytes(env);
+        Self(URL_SAFE_NO_PAD.encode(random))
+    }
+
+    /// Writes the secret into its file in the directory, for this user alone.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub(crate) fn write(&self, dir: &Path) -> anyhow::Result<()> {
+        write_durably(dir, SECRET_FILE, self.0.as_bytes())
     }
 
     /// The root key: base64 of the lower-case hex of SHA-256(secret), the convention of InsiDB deployments.

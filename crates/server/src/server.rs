@@ -71,7 +71,7 @@ pub(crate) struct Start {
     /// What to print on standard output when the node is ready.
     pub(crate) announce: Option<Announce>,
     /// Whether the end of standard input asks for an end, as a signal does.
-    pub(crate) until_stdin_ends: bool,
+    pub(crate) stops_with_stdin: bool,
 }
 
 /// Writes what is printed when the node is ready.
@@ -104,7 +104,8 @@ async fn create_joining_data_dir(config: &Config, token: &Token, env: &dyn Env) 
     DataDir::create(&config.data_dir, cluster_id, node, Role::Joiner)
 }
 
-fn peer_tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
+/// The certificates among the nodes, where they are configured.
+pub(crate) fn peer_tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
     match (&config.peer_tls_certificate, &config.peer_tls_key, &config.peer_tls_ca) {
         (Some(certificate), Some(key), Some(ca)) => PeerTls::read(certificate, key, ca).map(Some),
         _ => Ok(None),
@@ -137,11 +138,9 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
 }
 
 async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
-    let Start { config, secret, announce, until_stdin_ends } = start;
-    let mut signals = Signals::new()?;
-    if until_stdin_ends {
-        signals.end_with_stdin(&*env)?;
-    }
+    let Start { config, secret, announce, stops_with_stdin } = start;
+    let stdin = if stops_with_stdin { Some(end_of_stdin(&*env)?) } else { None };
+    let mut signals = Signals::new(stdin)?;
     let token = secret.peer_token();
     if !DataDir::exists(&config.data_dir) {
         tokio::select! {
@@ -223,39 +222,28 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     Ok(())
 }
 
-/// What asks for an end.
+/// What asks for an end: two signals, and, where it is watched, the end of standard input.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// The end of standard input, where that counts; once.
     stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    /// SIGTERM and SIGINT.
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    /// Takes the signals from now on; `stdin` is told of the end of standard input.
+    pub(crate) fn new(stdin: Option<oneshot::Receiver<()>>) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot wait for signals");
-        let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt, stdin: None })
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, stdin })
     }
 
-    fn end_with_stdin(&mut self, env: &dyn Env) -> anyhow::Result<()> {
-        let (ended, stdin) = oneshot::channel();
-        let read = move || {
-            // What comes is nobody's business; an input that cannot be read has ended.
-            drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
-            let _ = ended.send(());
-        };
-        env.spawn("insid-stdin", Box::new(read)).context("cannot start a thread")?;
-        self.stdin = Some(stdin);
-        Ok(())
-    }
-
-    /// Returns when an end is asked for.
+    /// Returns when an end is asked for, once for each time.
     pub(crate) async fn next(&mut self) {
         let stdin = async {
             match &mut self.stdin {
-                Some(ended) => drop(ended.await),
+                Some(ended) => {
+                    // Its thread says nothing: it drops the sender.
+                    let _ = ended.await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -265,6 +253,17 @@ impl Signals {
             () = stdin => self.stdin = None,
         }
     }
+}
+
+/// Is told when standard input ends. The thread that waits for it ends with the process.
+fn end_of_stdin(env: &dyn Env) -> anyhow::Result<oneshot::Receiver<()>> {
+    let (ended, told) = oneshot::channel();
+    let wait = move || {
+        drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        drop(ended);
+    };
+    drop(env.spawn("insid-stdin", Box::new(wait)).context("cannot start the thread that watches standard input")?);
+    Ok(told)
 }
 
 async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -3,7 +3,7 @@
 //! 1. Every `sh` block of the tour is a step; the `text` block behind it is what the step prints. Without one it prints
 //!    nothing.
 //! 2. Ports and directory are replaced by free ones, and one bash runs all steps.
-//! 3. What must differ between runs is masked on both sides: ids, keys, dates, times, rates. A line `…` of the page
+//! 3. What must differ between runs is masked on both sides: ids, keys, dates, times, rates, processes. A line `…` of the page
 //!    stands for any lines.
 //!
 //! `INSIDB_README_WRITE=1` writes what was printed into the page instead of comparing.
@@ -20,8 +20,9 @@ use std::{
 };
 
 /// The ports of the page. Those of the test lie below the range that the system hands out by itself, so that no other
-/// test gets one between the look and the use.
-const PORTS: [&str; 4] = ["8080", "8081", "8443", "8444"];
+/// test gets one between the look and the use. They follow one another, as the ports of several nodes do: three pairs,
+/// and one more of each node for the others.
+const PORTS: [&str; 11] = ["8080", "8081", "8082", "8083", "8084", "8085", "8086", "8087", "8088", "8443", "8444"];
 /// The directory of the page.
 const DIRECTORY: &str = "/tmp/insidb-tour";
 const END_OF_STEP: &str = "<<end of step>> exit ";
@@ -206,7 +207,7 @@ fn masked(line: &str) -> String {
     if line.starts_with("date: ") {
         return "date: *".to_owned();
     }
-    let is_timed = ["uptime", "op_vs", ", up "].iter().any(|word| line.contains(word));
+    let is_timed = ["uptime", "op_vs", ", up ", "  pid ", "-USR1"].iter().any(|word| line.contains(word));
     let mut masked = String::new();
     for word in line.split_inclusive(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c))) {
         let token = word.trim_end_matches(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
@@ -227,11 +228,12 @@ fn differs(token: &str) -> bool {
 }
 
 fn free_ports() -> Vec<String> {
-    let first = 20_000 + std::process::id() % 10_000;
-    let free = (first..32_000).filter(|port| TcpListener::bind(format!("127.0.0.1:{port}")).is_ok());
-    let ports: Vec<String> = free.take(PORTS.len()).map(|port| port.to_string()).collect();
-    assert_eq!(ports.len(), PORTS.len(), "not enough free ports from {first} on");
-    ports
+    let count = u32::try_from(PORTS.len()).unwrap();
+    let begin = 20_000 + std::process::id() % 10_000;
+    let is_free = |port: u32| TcpListener::bind(format!("127.0.0.1:{port}")).is_ok();
+    let first = (begin..32_000).find(|first| (*first..first + count).all(is_free));
+    let first = first.unwrap_or_else(|| panic!("not enough free ports from {begin} on"));
+    (first..first + count).map(|port| port.to_string()).collect()
 }
 
 /// The text with the ports `from` replaced by the ports `to`.

@@ -118,8 +118,12 @@ fn a_private_ca_is_trusted_and_kept_in_the_profile() {
 
 #[test]
 fn several_urls_are_tried_in_turn() {
-    let server = Server::start([pong()]);
-    let urls = format!("{},{}", crate::scripted::nowhere(), server.url());
-    let insic = Insic::bare().with("INSIDB_URL", urls).with("INSIDB_API_KEY", "insi_env");
+    let server = Server::start(vec![pong(); 3]);
+    let nowhere = crate::scripted::nowhere;
+    let urls = format!("{}, {}", nowhere(), server.url());
+    let insic = Insic::bare().with("INSIDB_URL", &urls).with("INSIDB_API_KEY", "insi_env");
     assert_eq!(insic.run(&["ping"]).exit, 0);
+    assert_eq!(insic.run(&["--url", &urls, "ping"]).exit, 0);
+    assert_eq!(insic.run(&["--url", &nowhere(), "--url", &server.url(), "ping"]).exit, 0);
+    assert_eq!(server.requests().len(), 3);
 }

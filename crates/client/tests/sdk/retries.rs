@@ -98,6 +98,74 @@ async fn a_redirect_to_the_leader_is_followed_with_body_and_key() {
     assert_eq!(request.header("authorization"), Some("Bearer insi_k"));
 }
 
+/// Two nodes of which the first takes a request and never answers.
+fn beside_a_silent_node() -> (Server, Server, Client) {
+    let silent = Server::start(vec![Reply::Silence; 2]);
+    let healthy = Server::start([found(), found()]);
+    let urls = [silent.url(), healthy.url()];
+    let client = Client::builder().urls(urls).timeout(Duration::from_millis(300)).build().unwrap();
+    (silent, healthy, client)
+}
+
+#[tokio::test]
+async fn a_read_goes_on_when_a_node_takes_it_and_never_answers() {
+    let (silent, healthy, client) = beside_a_silent_node();
+    for _ in 0..2 {
+        assert_eq!(client.values().get("k").await.unwrap().value.as_deref(), Some("v"));
+    }
+    // The one that answered is asked first from then on.
+    assert_eq!((silent.requests().len(), healthy.requests().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_write_that_a_silent_node_took_is_nobody_elses() {
+    let (silent, healthy, client) = beside_a_silent_node();
+    let error = client.values().bump("k", 1).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert_eq!((silent.requests().len(), healthy.requests().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_node_without_a_leader_is_passed_over_without_the_pause_that_it_asks_for() {
+    for code in ["no_leader", "no_quorum"] {
+        let cut_off = Server::start([Reply::problem(503, code).with("retry-after", 5)]);
+        let healthy = Server::start([Reply::json(200, "{}")]);
+        let start = Instant::now();
+        client(&[cut_off.url(), healthy.url()]).values().set("k", "v").await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5), "{code}: {:?}", start.elapsed());
+        assert_eq!((cut_off.requests().len(), healthy.requests().len()), (1, 1), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn an_election_is_outlasted_when_no_node_knows_a_leader_yet() {
+    let electing = || vec![Reply::problem(503, "no_leader"); 3];
+    let first = Server::start(electing());
+    let second = Server::start([electing(), vec![Reply::json(200, "{}")]].concat());
+    client(&[nowhere(), first.url(), second.url()]).values().set("k", "v").await.unwrap();
+    assert_eq!(second.requests().len(), 4);
+}
+
+#[tokio::test]
+async fn the_leader_that_a_node_named_is_asked_first_from_then_on() {
+    let leader = Server::start(vec![Reply::json(200, "{}"); 2]);
+    let location = format!("{}/db/api/v1/vs", leader.url());
+    let follower = Server::start([Reply::json(307, "").with("location", &location)]);
+    let values = client(&[follower.url(), leader.url()]).values();
+    values.set("k", "v").await.unwrap();
+    values.set("k", "w").await.unwrap();
+    assert_eq!((follower.requests().len(), leader.requests().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_named_leader_that_is_gone_is_left_for_the_next_node() {
+    let location = format!("{}/db/api/v1/vs", nowhere());
+    let follower = Server::start([Reply::json(307, "").with("location", &location)]);
+    let other = Server::start([Reply::json(200, "{}")]);
+    client(&[follower.url(), other.url()]).values().set("k", "v").await.unwrap();
+    assert_eq!(other.requests().len(), 1);
+}
+
 #[tokio::test]
 async fn redirects_end() {
     let server = Server::start(vec![Reply::json(307, "").with("location", "/db/api/v1/vs"); 9]);

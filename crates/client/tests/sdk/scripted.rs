@@ -14,6 +14,9 @@ pub(crate) enum Reply {
     Answer { status: u16, headers: Vec<(&'static str, String)>, body: String },
     /// The request is read, and the connection closed without an answer.
     HangUp,
+    /// The request is read, and nothing comes back until the client gives up.
+    #[allow(dead_code, reason = "the tests of the command line share this file, and do not wait so long")]
+    Silence,
 }
 
 impl Reply {
@@ -147,6 +150,8 @@ fn serve(connection: Box<dyn Connection>, script: &Script) {
         let reply = script.replies.lock().unwrap().pop_front();
         match reply.unwrap_or_else(|| Reply::json(418, "the script is over")) {
             Reply::HangUp => return,
+            // Ends when the client closes the connection.
+            Reply::Silence => return drop(std::io::copy(&mut connection, &mut std::io::sink())),
             Reply::Answer { status, headers, body } => {
                 let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
                 let text = format!("HTTP/1.1 {status} S\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());

@@ -1,13 +1,14 @@
-//! `insid dev`: one node, or a small cluster, with nothing to set up.
+//! `insid dev`: one node, nothing to set up; with `--nodes`, several of them (`dev_cluster`).
 
-use std::path::Path;
-
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use consensus::env::System;
 
+use super::{
+    Failure, dev_cluster,
+    init::{PRIVATE, PUBLIC},
+};
 use crate::{
     cli::Dev,
-    commands::{Failure, dev_cluster, plan},
     config::{Config, Environment},
     node::data_dir::{DataDir, create_private_dir, write_durably},
     secret::{self, InstanceSecret},
@@ -16,26 +17,19 @@ use crate::{
 
 /// Runs until a signal ends it.
 pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
-    match arguments.nodes {
-        1 => one_node(arguments, environment),
-        count => dev_cluster::run(count, arguments, environment),
-    }
-}
-
-fn one_node(arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
     let mut config = Config::default();
     config.lay_environment(environment)?;
     config.data_dir.clone_from(&arguments.data_dir);
-    config.public_address = arguments.public;
-    config.private_address = arguments.private;
+    config.public_address = arguments.public.unwrap_or(PUBLIC);
+    config.private_address = arguments.private.unwrap_or(PRIVATE);
     config.check_all()?;
+    if arguments.nodes > 1 {
+        return dev_cluster::run(arguments, environment);
+    }
+    let dir = &config.data_dir;
+    dev_cluster::refuse_cluster(dir)?;
 
     let env = System::new();
-    let dir = &config.data_dir;
-    if plan::config_file(dir, 1).exists() {
-        let shown = dir.display();
-        return Err(anyhow!("{shown} holds a cluster: start it with --nodes, or take another --data-dir").into());
-    }
     if !DataDir::exists(dir) {
         server::create_data_dir(dir, &env)?;
     }
@@ -44,29 +38,19 @@ fn one_node(arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
         Some(text) => InstanceSecret::new(text)?,
         None => InstanceSecret::read_or_make(dir, &env)?,
     };
-    let key_path = leave_root_key(dir, &secret)?;
-    let announce = move |addresses: &Addresses| announcement(addresses, &key_path);
-    server::run(Start { config, secret, announce: Some(Box::new(announce)), until_stdin_ends: false })?;
-    Ok(())
-}
-
-/// Writes the root key into the directory, and answers where it lies.
-pub(super) fn leave_root_key(dir: &Path, secret: &InstanceSecret) -> anyhow::Result<String> {
-    write_durably(dir, secret::ROOT_KEY_FILE, secret.root_key().as_bytes())?;
+    let root_key = secret.root_key();
+    write_durably(dir, secret::ROOT_KEY_FILE, root_key.as_bytes())?;
     let key_path = dir.join(secret::ROOT_KEY_FILE);
     let key_path = std::path::absolute(&key_path).with_context(|| format!("cannot find {}", key_path.display()))?;
-    Ok(key_path.to_string_lossy().into_owned())
-}
-
-/// The header that carries the root key, as a shell takes it.
-pub(super) fn authorization(key_path: &str) -> String {
-    format!("\"Authorization: Bearer $(cat {})\"", quoted(key_path))
+    let announce = move |addresses: &Addresses| announcement(addresses, &key_path.to_string_lossy());
+    server::run(Start { config, secret, announce: Some(Box::new(announce)), stops_with_stdin: false })?;
+    Ok(())
 }
 
 /// What a newcomer needs, with two lines to paste.
 fn announcement(addresses: &Addresses, key_path: &str) -> String {
     let Addresses { public, private, .. } = addresses;
-    let key = authorization(key_path);
+    let key = format!("\"Authorization: Bearer $(cat {})\"", quoted(key_path));
     let url = format!("http://{public}{}{}", api::path::BASE, api::path::VS);
     format!(
         "InsiDB is ready.
@@ -85,7 +69,7 @@ Try it:
 }
 
 /// A path as a shell takes it inside `$(…)`.
-pub(super) fn quoted(path: &str) -> String {
+pub(crate) fn quoted(path: &str) -> String {
     let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@".contains(&byte));
     if plain { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

@@ -1,304 +1,266 @@
-//! `insid dev --nodes N`: a cluster on this machine, for trying failover.
+//! `insid dev --nodes N`: a cluster of real processes on one machine, for trying failover.
 //!
-//! 1. The directory holds what `insid init --nodes` would write, made at the first start: so the addresses stay, and each
-//!    node can be run by hand with its file.
-//! 2. Each node is a child process, `insid run`. What it logs is passed on with its name before it.
-//! 3. A child that is killed is started again after [`RESTART_PAUSE`]: long enough to see the others go on.
-//! 4. A signal stops them one after another, each in order; a second one ends all at once. A child stops when its standard
-//!    input ends: also when this process is killed.
+//! ```text
+//! DIR/cluster.json     every node's addresses: chosen once, so that a restarted node is found again
+//! DIR/instance_secret  what the root key follows from
+//! DIR/root.key
+//! DIR/node1/           a node's configuration and its data, and so on
+//! ```
+//!
+//! 1. The first start makes node 1's data directory with the permission to found the cluster, and then `cluster.json`,
+//!    which says for good that this was done: a node whose directory is missing later is a new member and joins, node 1
+//!    like any other.
+//! 2. [`Supervisor`] starts a process for each node, passes on what they log, and says what becomes of them.
+//! 3. SIGTERM and SIGINT stop the nodes in order, a second one kills them. SIGUSR1 starts again what has ended.
+
+mod process;
+mod supervisor;
+mod watch;
 
 use std::{
-    fs, io,
-    io::{BufRead, BufReader, IsTerminal, Write},
-    os::unix::process::CommandExt,
+    fs::File,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio},
-    time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
-use consensus::env::{Env, System};
-use tokio::{
-    runtime::Builder,
-    time::{Instant, sleep},
-};
+use anyhow::{Context, bail, ensure};
+use consensus::env::System;
+use serde::{Deserialize, Serialize};
 
+use self::supervisor::Supervisor;
+use super::{
+    Failure,
+    addresses::{NodeAddresses, one_after_another},
+    init::{CONFIG_FILE, PRIVATE, PUBLIC},
+};
 use crate::{
     cli::Dev,
-    commands::{
-        Failure,
-        dev::{authorization, leave_root_key, quoted},
-        plan::{self, Plan, config_file},
-        run::{effective, instance_secret},
-    },
-    config::{Config, ENVIRONMENT_PREFIX, Environment, file},
-    node::data_dir::DataDir,
-    secret,
-    server::{ADDRESSES_FILE, Signals},
+    config::{Config, Environment},
+    node::data_dir::{self, DataDir, create_private_dir, write_durably},
+    secret::{self, InstanceSecret},
+    server,
 };
 
-/// How long a node that was killed stays away.
-const RESTART_PAUSE: Duration = Duration::from_secs(10);
-/// How long a node may take to stop in order.
-const STOP_TIME_MAX: Duration = Duration::from_secs(20);
-/// How often the nodes are looked at.
-const WATCH: Duration = Duration::from_millis(20);
-/// Settings that differ from node to node: an environment that sets them for all would make them one.
-const SETTINGS_OF_ONE_NODE: &[&str] = &[
-    "data_dir",
-    "public_address",
-    "private_address",
-    "instance_secret_file",
-    "peer_address",
-    "peer_advertise",
-    "join",
-    "peer_tls_certificate",
-    "peer_tls_key",
-    "peer_tls_ca",
-    "public_url",
-];
+/// The file that makes a directory a cluster's.
+const CLUSTER_FILE: &str = "cluster.json";
+/// The format of that file.
+const FORMAT: u32 = 1;
+
+/// What `cluster.json` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Plan {
+    format: u32,
+    nodes: Vec<NodeAddresses>,
+}
 
 /// Runs until a signal ends it.
-pub(super) fn run(count: u16, arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
     let dir = std::path::absolute(&arguments.data_dir).context("cannot find the data directory")?;
-    let nodes = find_or_make(&dir, count, arguments, environment)?;
-    let first = config_file(&dir, 1);
-    let secret = instance_secret(&effective(&first, &Environment::default(), &[])?, &first, environment)?;
-    let key_path = leave_root_key(&dir, &secret)?;
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(supervise(nodes, &key_path))?;
+    if DataDir::exists(&dir) {
+        return Err(Failure::Usage(format!(
+            "{} holds a single node, made by `insid dev` without --nodes: choose another directory with --data-dir",
+            dir.display()
+        )));
+    }
+    create_private_dir(&dir)?;
+    let lock = data_dir::lock(&dir)?;
+    let plan = plan(&dir, arguments)?;
+    let secret = match environment.get(secret::VARIABLE) {
+        Some(text) => InstanceSecret::new(text)?,
+        None => InstanceSecret::read_or_make(&dir, &System::new())?,
+    };
+    let root_key = secret.root_key();
+    write_durably(&dir, secret::ROOT_KEY_FILE, root_key.as_bytes())?;
+    supervise(Cluster { dir, nodes: plan.nodes, root_key, _lock: lock }, environment)?;
     Ok(())
 }
 
-/// What is known of one node before it runs.
-struct Plot {
-    /// From 1.
-    number: usize,
-    config_path: PathBuf,
-    config: Config,
+/// Refuses a directory of several nodes to a start of one.
+pub(crate) fn refuse_cluster(dir: &Path) -> Result<(), Failure> {
+    if !dir.join(CLUSTER_FILE).exists() {
+        return Ok(());
+    }
+    let count = read_plan(dir)?.map_or(0, |plan| plan.nodes.len());
+    Err(Failure::Usage(format!(
+        "{} holds a cluster of {count} nodes: start it with --nodes {count}, or choose another directory with --data-dir",
+        dir.display()
+    )))
 }
 
-impl Plot {
-    fn name(&self) -> String {
-        format!("node{}", self.number)
+fn supervise(cluster: Cluster, environment: &Environment) -> anyhow::Result<()> {
+    let count = cluster.nodes.len();
+    if count.is_multiple_of(2) {
+        process::say(&format!(
+            "{count} nodes survive the failure of {}, no more than {} do: an odd number is better, 3 to see failover",
+            count / 2 - 1,
+            count - 1
+        ));
     }
-
-    fn run_command(&self) -> String {
-        format!("insid run --config {}", quoted(&self.config_path.to_string_lossy()))
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    runtime.block_on(Supervisor::new(cluster, environment).run())
 }
 
-/// The nodes of the directory; made when there are none.
-fn find_or_make(dir: &Path, count: u16, arguments: &Dev, environment: &Environment) -> Result<Vec<Plot>, Failure> {
-    let shown = dir.display();
-    if DataDir::exists(dir) {
-        let hint = "start it without --nodes, or take another --data-dir";
-        return Err(anyhow!("{shown} holds a single node: {hint}").into());
-    }
-    let found = (1..).take_while(|number| config_file(dir, *number).exists()).count();
-    if found == 0 {
-        let env = System::new();
-        let places = plan::on_this_machine(count, arguments.public, arguments.private, &env)?;
-        let makes_secret = environment.get(secret::VARIABLE).is_none();
-        Plan { dir, places: &places, certificate_for: &[], peer_tls: false, makes_secret }.write(&env)?;
-    } else if found != usize::from(count) {
-        return Err(anyhow!("{shown} holds a cluster of {found} nodes: start it with --nodes {found}").into());
-    }
-    let plot = |number| {
-        let config_path = config_file(dir, number);
-        Ok(Plot { number, config: file::read(&config_path)?, config_path })
-    };
-    (1..=usize::from(count)).map(plot).collect()
+/// The cluster that lies in a directory.
+struct Cluster {
+    dir: PathBuf,
+    nodes: Vec<NodeAddresses>,
+    root_key: String,
+    _lock: File,
 }
 
-/// A child that runs.
-struct Running {
-    child: Child,
-    /// Its standard input: it stops when this is dropped.
-    input: Option<ChildStdin>,
-    is_ready: bool,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // One that has ended cannot be killed any more.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// How a node stands.
-enum Standing {
-    Runs(Running),
-    /// Killed, and started again at this moment.
-    Away(Instant),
-    /// It did not start: that is left to whoever reads why.
-    Down,
-}
-
-struct Supervisor {
-    env: System,
-    program: PathBuf,
-    plots: Vec<Plot>,
-    nodes: Vec<Standing>,
-    is_announced: bool,
-}
-
-async fn supervise(plots: Vec<Plot>, key_path: &str) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let mut supervisor = Supervisor { env: System::new(), program, plots, nodes: Vec::new(), is_announced: false };
-    for n in 0..supervisor.plots.len() {
-        let running = supervisor.start(n)?;
-        supervisor.nodes.push(Standing::Runs(running));
-    }
-    let failure = loop {
-        tokio::select! {
-            () = signals.next() => break None,
-            () = sleep(WATCH) => {}
-        }
-        if let Err(failure) = supervisor.look(key_path) {
-            break Some(failure);
-        }
-    };
-    let stopped = tokio::select! {
-        stopped = supervisor.stop() => stopped,
-        () = signals.next() => Err(anyhow!("ended at once by a second signal")),
-    };
-    failure.map_or(stopped, Err)
-}
-
-impl Supervisor {
-    fn start(&self, n: usize) -> anyhow::Result<Running> {
-        let plot = &self.plots[n];
-        // A killed process leaves its own.
-        drop(fs::remove_file(plot.config.data_dir.join(ADDRESSES_FILE)));
-        let mut command = Command::new(&self.program);
-        command.args(["run", "--until-stdin-ends", "--config"]).arg(&plot.config_path);
-        for setting in SETTINGS_OF_ONE_NODE {
-            command.env_remove(format!("{ENVIRONMENT_PREFIX}{}", setting.to_uppercase()));
-        }
-        if io::stderr().is_terminal() {
-            command.env("INSIDB_LOG_FORMAT", "text");
-        }
-        // In a process group of its own a Ctrl-C reaches this process alone, which then stops one after another.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", plot.name()))?;
-        let output = child.stderr.take().context("the child has no standard error")?;
-        let input = child.stdin.take();
-        let name = plot.name();
-        self.env.spawn("insid-output", Box::new(move || pass_on(&name, output))).context("cannot start a thread")?;
-        Ok(Running { child, input, is_ready: false })
+impl Cluster {
+    /// A node's directory; nodes count from 1.
+    fn node_dir(&self, number: usize) -> PathBuf {
+        node_dir(&self.dir, number)
     }
 
-    /// Sees what has become of each node, and does what is due.
-    fn look(&mut self, key_path: &str) -> anyhow::Result<()> {
-        for n in 0..self.plots.len() {
-            let next = match &mut self.nodes[n] {
-                Standing::Runs(running) => match running.child.try_wait().context("cannot wait for a child")? {
-                    None => {
-                        running.is_ready |= self.plots[n].config.data_dir.join(ADDRESSES_FILE).exists();
-                        continue;
-                    }
-                    Some(status) => self.after_end(n, status)?,
-                },
-                Standing::Away(until) if Instant::now() >= *until => Standing::Runs(self.start(n)?),
-                Standing::Away(_) | Standing::Down => continue,
-            };
-            self.nodes[n] = next;
+    /// Writes a node's configuration where it is missing: what somebody changed in it stays.
+    fn configure(&self, number: usize) -> anyhow::Result<()> {
+        let dir = self.node_dir(number);
+        if dir.join(CONFIG_FILE).exists() {
+            return Ok(());
         }
-        let is_ready = |node: &Standing| matches!(node, Standing::Runs(Running { is_ready: true, .. }));
-        if !self.is_announced && self.nodes.iter().all(is_ready) {
-            self.is_announced = true;
-            // Where nobody reads standard output, the nodes serve all the same.
-            drop(io::stdout().write_all(self.announcement(key_path).as_bytes()));
-        }
-        Ok(())
-    }
-
-    /// A node that served is started again; one that never did has said why, and would say it again.
-    fn after_end(&self, n: usize, status: ExitStatus) -> anyhow::Result<Standing> {
-        let Standing::Runs(running) = &self.nodes[n] else { return Ok(Standing::Down) };
-        let (plot, process) = (&self.plots[n], running.child.id());
-        let name = plot.name();
-        if !self.is_announced {
-            bail!("{name} has ended before the cluster was ready: {status}");
-        }
-        if running.is_ready {
-            let pause = RESTART_PAUSE.as_secs();
-            say(&format!("{name} (process {process}) has ended: {status}. It is started again in {pause} s"));
-            Ok(Standing::Away(Instant::now() + RESTART_PAUSE))
-        } else {
-            say(&format!("{name} did not start: {status}. Start it yourself: {}", plot.run_command()));
-            Ok(Standing::Down)
-        }
-    }
-
-    /// Stops the nodes one after another; kills one that does not stop in time.
-    async fn stop(&mut self) -> anyhow::Result<()> {
-        let mut late = Vec::new();
-        for (n, node) in self.nodes.iter_mut().enumerate() {
-            let Standing::Runs(running) = node else { continue };
-            running.input = None;
-            let until = Instant::now() + STOP_TIME_MAX;
-            while running.child.try_wait().context("cannot wait for a child")?.is_none() {
-                if Instant::now() >= until {
-                    late.push(self.plots[n].name());
-                    break;
-                }
-                sleep(WATCH).await;
-            }
-            *node = Standing::Down;
-        }
-        if late.is_empty() { Ok(()) } else { bail!("killed, since it did not stop in time: {}", late.join(", ")) }
-    }
-
-    fn announcement(&self, key_path: &str) -> String {
-        let url = |n: usize| format!("http://{}", self.plots[n].config.public_address);
-        let vs = |n: usize| format!("{}{}{}", url(n), api::path::BASE, api::path::VS);
-        let process = |n: usize| match &self.nodes[n] {
-            Standing::Runs(running) => running.child.id().to_string(),
-            Standing::Away(_) | Standing::Down => "none".to_owned(),
+        let node = &self.nodes[number - 1];
+        let config = Config {
+            data_dir: ".".into(),
+            public_address: node.public,
+            private_address: node.private,
+            peer_address: Some(node.peer),
+            join: self.nodes.iter().map(|node| node.peer.to_string()).collect(),
+            instance_secret_file: Some(Path::new("..").join(secret::SECRET_FILE)),
+            ..Config::default()
         };
-        let key = authorization(key_path);
-        let mut said = format!("InsiDB is ready: {} nodes.\n\n", self.plots.len());
-        for (n, plot) in self.plots.iter().enumerate() {
-            let (public, private) = (url(n), plot.config.private_address);
-            said += &format!("  {}  {public}  private http://{private}  process {}\n", plot.name(), process(n));
+        create_private_dir(&dir)?;
+        write_durably(&dir, CONFIG_FILE, config.to_toml().as_bytes())
+    }
+}
+
+fn node_dir(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("node{number}"))
+}
+
+/// The cluster's nodes: as the directory has them, or made now.
+fn plan(dir: &Path, arguments: &Dev) -> Result<Plan, Failure> {
+    let count = arguments.nodes;
+    if let Some(plan) = read_plan(dir)? {
+        check(&plan, dir, arguments)?;
+        return Ok(plan);
+    }
+    let first = node_dir(dir, 1);
+    let used = (1..=usize::from(count)).map(|number| node_dir(dir, number)).find(|node| {
+        // A first start that was cut off has left node 1 as it was made.
+        DataDir::exists(node) && !(*node == first && DataDir::is_unfounded(node))
+    });
+    if let Some(used) = used {
+        return Err(Failure::Usage(format!(
+            "{} is a node's data directory, but {CLUSTER_FILE} above it is missing: restore it, or choose another \
+             directory with --data-dir",
+            used.display()
+        )));
+    }
+    let env = System::new();
+    let (public, private) = (arguments.public.unwrap_or(PUBLIC), arguments.private.unwrap_or(PRIVATE));
+    let plan = Plan { format: FORMAT, nodes: one_after_another(public, private, count, &env)? };
+    if !DataDir::exists(&first) {
+        server::create_data_dir(&first, &env)?;
+    }
+    let json = serde_json::to_vec_pretty(&plan).context("encoding the nodes' addresses")?;
+    write_durably(dir, CLUSTER_FILE, &json)?;
+    Ok(plan)
+}
+
+fn read_plan(dir: &Path) -> anyhow::Result<Option<Plan>> {
+    let path = dir.join(CLUSTER_FILE);
+    let shown = path.display();
+    let json = match std::fs::read(&path) {
+        Ok(json) => json,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+    };
+    let Ok(plan) = serde_json::from_slice::<Plan>(&json) else {
+        bail!("{shown} is damaged, or another program's: restore it, or choose another directory with --data-dir")
+    };
+    ensure!(plan.format == FORMAT, "{shown} has format {}; this program reads format {FORMAT}", plan.format);
+    ensure!(!plan.nodes.is_empty(), "{shown} names no node");
+    Ok(Some(plan))
+}
+
+/// The nodes and their ports are chosen once; asking for others is refused.
+fn check(plan: &Plan, dir: &Path, arguments: &Dev) -> Result<(), Failure> {
+    let found = plan.nodes.len();
+    if usize::from(arguments.nodes) != found {
+        return Err(Failure::Usage(format!(
+            "{} holds a cluster of {found} nodes: start it with --nodes {found}, or choose another directory with \
+             --data-dir",
+            dir.display()
+        )));
+    }
+    let first = &plan.nodes[0];
+    for (flag, asked, kept) in
+        [("--public", arguments.public, first.public), ("--private", arguments.private, first.private)]
+    {
+        if asked.is_some_and(|asked| asked != kept && asked.port() != 0) {
+            return Err(Failure::Usage(format!(
+                "the cluster in {} keeps the address {kept}: leave {flag} out, or choose another directory with --data-dir",
+                dir.display()
+            )));
         }
-        let urls: Vec<String> = (0..self.plots.len()).map(url).collect();
-        said + &format!(
-            "
-  root key  {key_path}
-
-Write through one, read through another:
-
-  curl -H {key} -d '{{\"key\":\"greeting\",\"value\":\"hello\"}}' {}
-  curl -H {key} '{}?key=greeting'
-
-Kill one, and ask the others; it is started again after {} s:
-
-  kill -9 {}
-  insic --url {} --key \"$(cat {})\" get greeting
-",
-            vs(0),
-            vs(1),
-            RESTART_PAUSE.as_secs(),
-            process(0),
-            urls.join(","),
-            quoted(key_path)
-        )
     }
+    Ok(())
 }
 
-/// Passes on what a node logs, line by line, behind its name.
-fn pass_on(name: &str, output: ChildStderr) {
-    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-        say(&format!("{name}  {}", String::from_utf8_lossy(&line)));
-    }
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
 
-fn say(line: &str) {
-    // Where standard error is gone, there is nobody to tell.
-    drop(writeln!(io::stderr().lock(), "{line}"));
+    fn arguments(dir: &Path, nodes: u16, public: Option<&str>) -> Dev {
+        let public = public.map(|address| address.parse().unwrap());
+        Dev { data_dir: dir.to_owned(), nodes, public, private: Some("127.0.0.1:0".parse().unwrap()) }
+    }
+
+    fn refusal<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
+        result.unwrap_err().line()
+    }
+
+    #[test]
+    fn addresses_are_chosen_once_and_only_the_first_start_may_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = plan(dir.path(), &arguments(dir.path(), 3, Some("127.0.0.1:0"))).unwrap();
+        assert!(DataDir::is_unfounded(&node_dir(dir.path(), 1)));
+        assert!(!DataDir::exists(&node_dir(dir.path(), 2)));
+        // Node 1's directory is lost: nothing gives another one the permission to found.
+        std::fs::remove_dir_all(node_dir(dir.path(), 1)).unwrap();
+        for public in [None, Some("127.0.0.1:0"), Some(made.nodes[0].public.to_string().as_str())] {
+            assert_eq!(plan(dir.path(), &arguments(dir.path(), 3, public)).unwrap(), made);
+        }
+        assert!(!DataDir::exists(&node_dir(dir.path(), 1)));
+    }
+
+    #[test]
+    fn a_first_start_that_was_cut_off_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        server::create_data_dir(&node_dir(dir.path(), 1), &System::new()).unwrap();
+        plan(dir.path(), &arguments(dir.path(), 3, Some("127.0.0.1:0"))).unwrap();
+        // But not one that has founded, and whose plan is gone.
+        DataDir::open(&node_dir(dir.path(), 1)).unwrap().consume_marker().unwrap();
+        std::fs::remove_file(dir.path().join(CLUSTER_FILE)).unwrap();
+        let said = refusal(plan(dir.path(), &arguments(dir.path(), 3, Some("127.0.0.1:0"))));
+        assert!(said.contains("cluster.json above it is missing"), "{said}");
+    }
+
+    #[test]
+    fn what_does_not_fit_the_directory_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        plan(dir.path(), &arguments(dir.path(), 3, Some("127.0.0.1:0"))).unwrap();
+        let said = refusal(plan(dir.path(), &arguments(dir.path(), 5, None)));
+        assert!(said.contains("holds a cluster of 3 nodes: start it with --nodes 3"), "{said}");
+        let said = refusal(plan(dir.path(), &arguments(dir.path(), 3, Some("127.0.0.1:9"))));
+        assert!(said.contains("leave --public out"), "{said}");
+        let said = refusal(refuse_cluster(dir.path()));
+        assert!(said.contains("holds a cluster of 3 nodes: start it with --nodes 3"), "{said}");
+        std::fs::write(dir.path().join(CLUSTER_FILE), "{").unwrap();
+        let said = refusal(plan(dir.path(), &arguments(dir.path(), 3, None)));
+        assert!(said.contains("is damaged"), "{said}");
+    }
 }

@@ -23,13 +23,29 @@ pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Fail
     ];
     let config = effective(&arguments.config, environment, &flags)?;
     let secret = instance_secret(&config, &arguments.config, environment)?;
+    refuse_left_behind(&config.data_dir, &arguments.config)?;
     // A node that has others to join founds nothing: it asks them which cluster theirs is.
     if !DataDir::exists(&config.data_dir) && config.join.is_empty() {
         server::create_data_dir(&config.data_dir, &System::new())?;
     }
-    let until_stdin_ends = arguments.until_stdin_ends;
-    server::run(Start { config, secret, announce: None, until_stdin_ends })?;
+    server::run(Start { config, secret, announce: None, stops_with_stdin: arguments.stop_with_stdin })?;
     Ok(())
+}
+
+/// Relative paths of a file once counted from the working directory: a node that would begin anew, empty, while its data
+/// lies there is refused.
+fn refuse_left_behind(data_dir: &Path, config: &Path) -> Result<(), Failure> {
+    let Ok(relative) = data_dir.strip_prefix(file::directory(config)) else { return Ok(()) };
+    if DataDir::exists(data_dir) || !DataDir::exists(relative) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "`data_dir` of {} counts from that file's directory and would be {}, but there is a data directory at {} below \
+         the working directory: write its absolute path into the file, or remove it",
+        config.display(),
+        data_dir.display(),
+        relative.display()
+    )))
 }
 
 /// The settings of a file with the environment and the flags over it.

@@ -1,6 +1,10 @@
 //! The TOML file, with the line of everything that is wrong in it.
 
-use std::{fs, ops::Range, path::Path};
+use std::{
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use toml::de::DeTable;
 
@@ -14,14 +18,20 @@ pub(crate) fn read(path: &Path) -> Result<Config, ConfigError> {
     let place = path.display().to_string();
     let text = fs::read_to_string(path)
         .map_err(|error| ConfigError { place: place.clone(), message: format!("cannot be read: {error}") })?;
-    parse(&text, &place)
+    parse(&text, &place, &directory(path))
 }
 
-/// Takes a file's text; `place` is its name in errors.
+/// The directory that a file lies in, from which its relative paths count.
+pub(crate) fn directory(file: &Path) -> PathBuf {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned())
+}
+
+/// Takes a file's text; `place` is its name in errors, and relative paths count from `directory`.
 ///
 /// # Errors
 /// The first thing that is wrong, with its line.
-pub(crate) fn parse(text: &str, place: &str) -> Result<Config, ConfigError> {
+pub(crate) fn parse(text: &str, place: &str, directory: &Path) -> Result<Config, ConfigError> {
     let at = |span: Option<Range<usize>>| match span {
         Some(span) => format!("{place}:{}", line(text, span.start)),
         None => place.to_owned(),
@@ -30,7 +40,7 @@ pub(crate) fn parse(text: &str, place: &str) -> Result<Config, ConfigError> {
         .map_err(|error| ConfigError { place: at(error.span()), message: error.message().to_owned() })?;
     let mut config = Config::default();
     for (name, value) in table.get_ref() {
-        config.lay(name.get_ref(), &Raw::Toml(value.get_ref()), || at(Some(name.span())))?;
+        config.lay(name.get_ref(), &Raw::Toml(value.get_ref(), directory), || at(Some(name.span())))?;
     }
     config.check().map_err(|(name, fault)| {
         let span = table.get_ref().iter().find(|(found, _)| found.get_ref() == name).map(|(found, _)| found.span());
@@ -47,6 +57,21 @@ fn line(text: &str, position: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str, place: &str) -> Result<Config, ConfigError> {
+        super::parse(text, place, Path::new("/etc/insidb"))
+    }
+
+    #[test]
+    fn relative_paths_count_from_the_files_directory() {
+        let config =
+            parse("data_dir = \".\"\npublic_tls_key = \"tls/k.pem\"\npublic_tls_certificate = \"/c.pem\"\n", "f");
+        let paths = config.map(|config| (config.data_dir, config.public_tls_key, config.public_tls_certificate));
+        let expected = ("/etc/insidb".into(), Some("/etc/insidb/tls/k.pem".into()), Some("/c.pem".into()));
+        assert_eq!(paths, Ok(expected));
+        // What the file does not set counts from the working directory, as everywhere else.
+        assert_eq!(parse("", "f").map(|config| config.data_dir), Ok("insidb-data".into()));
+    }
 
     #[test]
     fn faults_come_with_their_line() {

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
@@ -12,8 +12,8 @@ use toml::de::DeValue;
 pub(crate) enum Raw<'a> {
     /// In the environment or on the command line.
     Text(&'a str),
-    /// In a file.
-    Toml(&'a DeValue<'a>),
+    /// In a file, which lies in this directory.
+    Toml(&'a DeValue<'a>, &'a Path),
 }
 
 /// A type that a setting can have.
@@ -29,6 +29,11 @@ pub(crate) trait Setting: Sized {
         value.as_str().and_then(Self::from_text)
     }
 
+    /// The same as a file in `directory` means it: a relative path counts from there.
+    fn within(self, _directory: &Path) -> Self {
+        self
+    }
+
     /// As a TOML value.
     fn to_toml(&self) -> String;
 }
@@ -37,7 +42,7 @@ pub(crate) trait Setting: Sized {
 pub(crate) fn parse<T: Setting>(raw: &Raw<'_>) -> Result<T, String> {
     let value = match raw {
         Raw::Text(text) => T::from_text(text.trim()),
-        Raw::Toml(value) => T::from_toml(value),
+        Raw::Toml(value, directory) => T::from_toml(value).map(|value| value.within(directory)),
     };
     value.ok_or_else(|| T::EXPECTED.to_owned())
 }
@@ -89,6 +94,15 @@ impl Setting for PathBuf {
         (!text.is_empty()).then(|| text.into())
     }
 
+    fn within(self, directory: &Path) -> Self {
+        if directory.as_os_str().is_empty() {
+            return self;
+        }
+        let path = directory.join(self);
+        // Takes a `.` out. It fails where there is no working directory, which an absolute path does not need.
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
     fn to_toml(&self) -> String {
         quoted(&self.to_string_lossy())
     }
@@ -99,6 +113,10 @@ impl Setting for Option<PathBuf> {
 
     fn from_text(text: &str) -> Option<Self> {
         Some((!text.is_empty()).then(|| text.into()))
+    }
+
+    fn within(self, directory: &Path) -> Self {
+        self.map(|path| path.within(directory))
     }
 
     fn to_toml(&self) -> String {

@@ -59,6 +59,11 @@ impl DataDir {
         path.join(IDENTITY).exists()
     }
 
+    /// Whether `path` holds a data directory that may still found its cluster.
+    pub(crate) fn is_unfounded(path: &Path) -> bool {
+        Self::exists(path) && path.join(BOOTSTRAP).exists()
+    }
+
     /// Makes a data directory: for the first node of a new cluster with the marker that lets its first start found it,
     /// once; for a node that joins a cluster without.
     pub(crate) fn create(path: &Path, cluster_id: Uuid, node_id: NodeId, role: Role) -> anyhow::Result<()> {
@@ -146,7 +151,8 @@ struct FormatOnly {
     format: u32,
 }
 
-fn lock(path: &Path) -> anyhow::Result<File> {
+/// Locks a directory against other processes until the answer is dropped.
+pub(crate) fn lock(path: &Path) -> anyhow::Result<File> {
     let file = path.join(LOCK);
     let lock = OpenOptions::new()
         .create(true)

@@ -42,3 +42,5 @@ pub(crate) const SHARES_HOLD: Duration = Duration::from_millis(100);
 pub(crate) const SHARES_PAUSE: Duration = Duration::from_millis(2);
 /// What each scope in a report adds to that.
 pub(crate) const SHARES_PAUSE_PER_SCOPE: Duration = Duration::from_micros(25);
+/// How long a node that is about to found its cluster waits for each peer's word that it was founded before.
+pub(crate) const FOUNDING_WAIT_MAX: Duration = Duration::from_secs(1);
