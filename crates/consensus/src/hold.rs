@@ -106,6 +106,7 @@ mod tests {
             log_disk_full: Arc::new(|| false),
             quiet: Duration::ZERO,
             spool: None,
+            state_bytes_max: u64::MAX,
         }
     }
 

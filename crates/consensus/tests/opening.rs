@@ -40,7 +40,7 @@ async fn await_caught_up(durable: &Durable, leader: u64) {
 /// A member that needs a snapshot gets one, and crashes instead of the operation that comes after so many; then it
 /// starts again, and comes to the others' state. Answers how many operations there were, and whether it crashed.
 async fn install_and_crash(durable: &mut Durable, leader: u64, operations: u64) -> (u64, bool) {
-    let torn = (operations % 3 > 0).then_some(operations);
+    let torn = (!operations.is_multiple_of(3)).then_some(operations);
     durable.disks.insert(NEWCOMER, FaultyDisk::new());
     durable.restart(NEWCOMER).await;
     durable.group(leader).add_learner(MemberId::from(NEWCOMER), Peer::default()).await.unwrap();

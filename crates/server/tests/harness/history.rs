@@ -177,7 +177,7 @@ impl Worker {
                 continue;
             };
             let number = self.shared.begun.fetch_add(1, Ordering::SeqCst) + 1;
-            if number % 512 == 0 {
+            if number.is_multiple_of(512) {
                 self.last_seen.clear();
             }
             let key = number / OPERATIONS_PER_KEYS * KEYS + self.random.below(KEYS);

@@ -41,6 +41,7 @@ async fn start(id: u64, spool: Option<PathBuf>) -> Member {
         log_disk_full: Arc::new(|| false),
         quiet: Duration::ZERO,
         spool,
+        state_bytes_max: u64::MAX,
     };
     let machine = StateMachine::open(Arc::new(MemoryEngine::new()), Keyspace::Values).unwrap();
     Group::start(options, MemoryLog::default(), Solitary, machine, Arc::new(System::new())).await.unwrap()

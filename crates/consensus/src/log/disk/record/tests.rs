@@ -125,6 +125,7 @@ async fn an_entry_of_a_later_version_stops_the_start_with_a_sentence() {
         identity: Identity::new("a log").unwrap(),
         segment_bytes: SEGMENT_BYTES_MIN,
         cache_bytes_max: 4_096,
+        tail_bytes: 0,
     };
     let mut log = DiskLog::open(setup.clone()).unwrap();
     let first = Entry { log_id: types::log_id(Position { term: 3, index: 0 }), ..entry() };
