@@ -344,7 +344,7 @@ impl<E: Engine> Group<E> {
     }
 
     /// How long ago this member last heard that its state was the leader's: what a stale read says of itself. None
-    /// when it never did. The leader's own is 0.
+    /// when it never did. The leader's own is the age of its last quorum.
     pub fn staleness(&self) -> Option<Duration> {
         self.inner.contact.staleness()
     }

@@ -48,9 +48,11 @@ impl Contact {
         *self.lock() = Some(heard);
     }
 
-    /// How long ago this member's state was known to be on its way to the leader's. None when it never was.
+    /// How long ago this member's state was known to be on its way to the leader's. None when it never was. The leader's
+    /// own is the age of its last quorum: it may have been replaced since without knowing it.
     pub(crate) fn staleness(&self) -> Option<Duration> {
-        if self.leads() { Some(Duration::ZERO) } else { self.lock().map(|heard| heard.at.elapsed()) }
+        let as_leader = if self.leads() { self.own_quorum_age() } else { None };
+        as_leader.or_else(|| self.lock().map(|heard| heard.at.elapsed()))
     }
 
     /// How long ago the leader last had a quorum, as far as this member knows. None when it never heard.
