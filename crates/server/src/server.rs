@@ -203,6 +203,8 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
         failed = ready => Some(failed.err().map_or_else(String::new, |error| format!("{error:#}"))),
     };
     tokio::spawn(async move {
+        // Whoever sent a signal may let go of standard input too: that is no second one.
+        signals.stdin = None;
         signals.next().await;
         std::process::exit(1);
     });
@@ -238,8 +240,9 @@ impl Signals {
 
     /// Returns when an end is asked for, once for each time.
     pub(crate) async fn next(&mut self) {
-        let stdin = async {
-            match &mut self.stdin {
+        let Self { terminate, interrupt, stdin } = self;
+        let ended = async {
+            match stdin.as_mut() {
                 Some(ended) => {
                     // Its thread says nothing: it drops the sender.
                     let _ = ended.await;
@@ -248,9 +251,9 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            () = stdin => self.stdin = None,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = ended => *stdin = None,
         }
     }
 }

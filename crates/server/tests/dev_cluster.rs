@@ -302,9 +302,9 @@ impl Drop for Made {
 
 #[test]
 fn configurations_of_init_form_a_cluster_in_any_order_with_and_without_tls() {
-    for flags in [&[][..], &["--peer-tls"]] {
+    for flags in [Vec::new(), vec!["--peer-tls"]] {
         let home = tempfile::tempdir().unwrap();
-        let mut made = Made::init(&home.path().join("made"), flags);
+        let mut made = Made::init(&home.path().join("made"), &flags);
         let tls = ["node2/peer.key", "node2/peer.crt", "node2/peer-ca.crt", "peer-ca.key"];
         for file in tls.iter().filter(|_| !flags.is_empty()).chain(&["node2/instance_secret", "node2/insid.toml"]) {
             assert_eq!(mode(&made.dir.join(file)), 0o600, "{file}");

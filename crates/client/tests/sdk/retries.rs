@@ -139,9 +139,9 @@ async fn a_node_without_a_leader_is_passed_over_without_the_pause_that_it_asks_f
 
 #[tokio::test]
 async fn an_election_is_outlasted_when_no_node_knows_a_leader_yet() {
-    let electing = || vec![Reply::problem(503, "no_leader"); 3];
-    let first = Server::start(electing());
-    let second = Server::start([electing(), vec![Reply::json(200, "{}")]].concat());
+    let electing = |rounds| vec![Reply::problem(503, "no_leader"); rounds];
+    let first = Server::start(electing(4));
+    let second = Server::start([electing(3), vec![Reply::json(200, "{}")]].concat());
     client(&[nowhere(), first.url(), second.url()]).values().set("k", "v").await.unwrap();
     assert_eq!(second.requests().len(), 4);
 }

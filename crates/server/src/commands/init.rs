@@ -36,7 +36,9 @@ pub(crate) const CONFIG_FILE: &str = "insid.toml";
 const DATA_DIR: &str = "data";
 /// Most nodes that are set up.
 const NODES_MAX: usize = 7;
+/// Where tenants' requests are taken when nothing else is asked for.
 pub(crate) const PUBLIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Where operators' requests are taken when nothing else is asked for.
 pub(crate) const PRIVATE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 
 /// Makes the directory and everything in it; changes nothing when there is something of it already.
