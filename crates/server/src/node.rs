@@ -231,14 +231,18 @@ impl Node {
     async fn found_or_join(&self, options: &Options) -> anyhow::Result<()> {
         let own = Peer { address: self.desk.address().to_owned() };
         let is_founded = self.values.is_founded().await?;
-        let may_found = self._data_dir.may_found();
+        let (may_found, may_join) = (self._data_dir.may_found(), self._data_dir.may_join());
         if !is_founded && may_found {
             self.values.found([(self.values.member(), own)].into()).await?;
-        } else if !is_founded && options.peer.join.is_empty() {
+        } else if !is_founded && !(may_join && !options.peer.join.is_empty()) {
+            // It may have voted under this identity, and has forgotten for whom.
             bail!(
                 "the data directory has an identity, but its log is empty: it was lost. This node cannot come back as \
-                 itself; restore the directory from a backup, or start with a new one"
+                 itself; start it with an empty data directory, and it joins its cluster as a new node"
             );
+        }
+        if may_join {
+            self._data_dir.consume_joining()?;
         }
         if may_found {
             self._data_dir.consume_marker()?;

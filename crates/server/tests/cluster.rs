@@ -208,6 +208,22 @@ fn a_node_that_lost_its_disk_comes_back_as_another_in_the_old_ones_place() {
 }
 
 #[test]
+fn a_node_that_lost_its_log_and_store_alone_does_not_come_back_as_itself() {
+    let mut cluster = Cluster::start(3);
+    let old = cluster.id(2);
+    cluster.kill(2);
+    for part in ["log", "store"] {
+        std::fs::remove_dir_all(cluster.nodes[2].dir.join(part)).unwrap();
+    }
+    let said = cluster.refusal(2);
+    assert!(said.contains("its log is empty: it was lost"), "{said}");
+    cluster.wipe(2);
+    cluster.restart(2);
+    cluster.await_whole();
+    assert_ne!(cluster.id(2), old);
+}
+
+#[test]
 fn a_change_of_keys_is_in_force_everywhere_when_it_is_acknowledged() {
     let cluster = Cluster::start(3);
     for round in 0..20 {

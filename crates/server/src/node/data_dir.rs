@@ -4,6 +4,7 @@
 //! DIR/lock         held by the running process
 //! DIR/node.json    format version, cluster id, node id: written once, when the directory is made
 //! DIR/bootstrap    exists until the first start has founded the cluster
+//! DIR/joining      of a node that founds nothing: exists until its first start, which asks to be taken in
 //! DIR/log/         the log of the `values` group
 //! DIR/store/       its checkpoints
 //! ```
@@ -24,6 +25,7 @@ use uuid::Uuid;
 const FORMAT: u32 = 2;
 const IDENTITY: &str = "node.json";
 const BOOTSTRAP: &str = "bootstrap";
+const JOINING: &str = "joining";
 const LOCK: &str = "lock";
 
 /// Who the node is. Minted with the directory: a wiped or rebuilt directory is another node.
@@ -78,12 +80,14 @@ impl DataDir {
                 leftover.display()
             );
         }
-        // The marker first: a directory with an identity and no marker has founded its cluster, or joined one.
+        // The marker first: a directory with an identity and no marker has founded its cluster, or asked to be taken in.
         match role {
             Role::Founder => {
                 write_durably(path, BOOTSTRAP, b"the first start founds the cluster and removes this file\n")?;
             }
-            Role::Joiner => {}
+            Role::Joiner => {
+                write_durably(path, JOINING, b"the first start asks to be taken in and removes this file\n")?;
+            }
         }
         let identity = Identity { format: FORMAT, cluster_id, node_id };
         let json = serde_json::to_vec_pretty(&identity).context("encoding the identity")?;
@@ -136,10 +140,25 @@ impl DataDir {
         self.path.join(BOOTSTRAP).exists()
     }
 
+    /// Whether the node has never asked to be taken in, so that it may begin with an empty log.
+    pub(crate) fn may_join(&self) -> bool {
+        self.path.join(JOINING).exists()
+    }
+
+    /// Ends the permission to begin with an empty log, durably. Called before the node asks to be taken in: from then on it
+    /// may have voted, and a directory that lost its log must not come back under the same identity.
+    pub(crate) fn consume_joining(&self) -> anyhow::Result<()> {
+        self.consume(JOINING)
+    }
+
     /// Ends the permission to found the cluster, durably. Called when the founding is durable, and before anything
     /// is served: so a directory that lost its log can never found a second cluster under the same identity.
     pub(crate) fn consume_marker(&self) -> anyhow::Result<()> {
-        let marker = self.path.join(BOOTSTRAP);
+        self.consume(BOOTSTRAP)
+    }
+
+    fn consume(&self, marker: &str) -> anyhow::Result<()> {
+        let marker = self.path.join(marker);
         std::fs::remove_file(&marker).with_context(|| format!("cannot remove {}", marker.display()))?;
         sync_dir(&self.path)
     }
@@ -215,6 +234,16 @@ mod tests {
         assert!(open.may_found());
         open.consume_marker().unwrap();
         assert!(!open.may_found());
+    }
+
+    #[test]
+    fn a_node_that_joins_may_begin_with_an_empty_log_once() {
+        let dir = tempfile::tempdir().unwrap();
+        DataDir::create(dir.path(), Uuid::from_u128(1), NodeId(2), Role::Joiner).unwrap();
+        let open = DataDir::open(dir.path()).unwrap();
+        assert!(open.may_join() && !open.may_found());
+        open.consume_joining().unwrap();
+        assert!(!open.may_join());
     }
 
     #[test]

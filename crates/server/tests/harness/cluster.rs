@@ -187,6 +187,13 @@ impl Cluster {
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
+    /// Starts a node that must refuse; what it says.
+    pub(crate) fn refusal(&self, number: usize) -> String {
+        let output = insid(&["run", "--config", self.config(number).to_str().unwrap()]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// What a machine with a new disk has.
     pub(crate) fn wipe(&self, number: usize) {
         assert!(self.nodes[number].child.is_none());
