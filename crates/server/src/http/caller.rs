@@ -26,7 +26,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     env::monotonic_ns,
     http::error::Error,
-    rate::{Book, Bucket},
+    rate::{Book, Bucket, Refused},
     service::{self, Service},
 };
 
@@ -62,10 +62,13 @@ impl Known {
     /// Takes one token for a data operation.
     ///
     /// # Errors
-    /// 429 when there is none.
+    /// 429 when there is none; 503 when the node has no share of the limits.
     pub(crate) fn take_token(&self, now_ns: u64) -> Result<(), Error> {
         let Some(bucket) = &self.bucket else { return Ok(()) };
-        bucket.take(now_ns, self.caller.entity.limits.rate_per_second_data_limit).map_err(Error::RateLimited)
+        bucket.take(now_ns, self.caller.entity.limits.rate_per_second_data_limit).map_err(|refused| match refused {
+            Refused::Limited(limited) => Error::RateLimited(limited),
+            Refused::NoShare => service::Error::NoLeader.into(),
+        })
     }
 }
 
@@ -154,6 +157,15 @@ impl Callers {
         let known = Arc::new(Known { caller, hash, bucket: Some(bucket), control_version });
         self.known.pin().insert(hash, known.clone());
         Ok(known)
+    }
+
+    /// Whether tenants' data operations have a rate here; the root key needs none.
+    ///
+    /// # Errors
+    /// 503 while the node has no share of the limits.
+    pub(crate) fn check_shares(&self) -> Result<(), Error> {
+        let is_valid = self.rates.is_valid(monotonic_ns(&*self.env));
+        if is_valid { Ok(()) } else { Err(service::Error::NoLeader.into()) }
     }
 
     /// Forgets what a next request can find again: entries of an older control version, and full buckets that no

@@ -7,7 +7,7 @@ use std::{
 };
 
 use consensus::{Group, env::Env};
-use state::ids::NodeId;
+use state::ids::{NodeId, ScopeId};
 use storage::disk::DiskEngine;
 use tokio::{
     sync::{Notify, mpsc::UnboundedReceiver},
@@ -66,7 +66,10 @@ impl ShareDesk {
             }
         }
         // What is said now must not come from a leader that was followed by another meanwhile.
-        let (term, members) = confirm(desk).await?;
+        let (still, members) = confirm(desk).await?;
+        if still != term {
+            return None;
+        }
         let now = desk.now();
         let mut ledger = self.ledger();
         ledger.enter(term, now);
@@ -89,16 +92,24 @@ pub(super) struct Sharer {
     pub(super) env: Arc<dyn Env>,
     pub(super) holdings: Holdings,
     /// Scopes whose buckets send word.
-    pub(super) called: UnboundedReceiver<state::ids::ScopeId>,
+    pub(super) called: UnboundedReceiver<ScopeId>,
 }
 
 impl Sharer {
     /// Exchanges for as long as the task lives.
     pub(super) async fn run(mut self) {
+        let mut had_shares = false;
         loop {
             let began = Instant::now();
             let reported_at = self.env.monotonic();
             let report = self.holdings.report(reported_at);
+            let has_shares = self.holdings.has_shares();
+            if had_shares && !has_shares {
+                tracing::warn!(
+                    "the leader has not renewed this node's shares of the rate limits; it serves when it does"
+                );
+            }
+            had_shares = has_shares;
             let desk = self.desk.clone();
             let asked = desk.ask_leader(Ask::Shares(report), RENEWAL_WAIT_MAX);
             let told = match self.listen(asked, began).await {
@@ -106,13 +117,8 @@ impl Sharer {
                 // A bucket gets low: the leader shall know at once. The answer that was waited for is never taken.
                 None => continue,
             };
-            let answered = if let Told::Shares(shares) = told {
-                let _ = self.holdings.take(shares, reported_at, self.env.monotonic());
-                true
-            } else {
-                false
-            };
-            if answered {
+            if let Told::Shares(shares) = told {
+                self.holdings.take(shares, reported_at, self.env.monotonic());
                 self.rest(began + self.pause()).await;
             } else {
                 self.values.await_news(Instant::now() + RENEWAL).await;

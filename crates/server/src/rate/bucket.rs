@@ -49,6 +49,15 @@ pub(crate) struct Limited {
     pub(crate) retry_after_s: u64,
 }
 
+/// Why there is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The scope has used its limit, or this node's share of it.
+    Limited(Limited),
+    /// This node has no share of any limit now: it has not heard from the leader for as long as one is good.
+    NoShare,
+}
+
 /// What all buckets of a node have in common.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -132,17 +141,16 @@ impl Bucket {
     ///
     /// # Errors
     /// When there is none; the bucket is then as it was.
-    pub(crate) fn take(&self, now_ns: u64, per_second: u64) -> Result<(), Limited> {
-        let Some(limit) = NonZeroU64::new(per_second) else {
-            return Err(Limited { per_second, retry_after_s: RETRY_AFTER_REFUSE_ALL_S });
-        };
+    pub(crate) fn take(&self, now_ns: u64, per_second: u64) -> Result<(), Refused> {
+        let limited = |retry_after_s| Refused::Limited(Limited { per_second, retry_after_s });
+        let Some(limit) = NonZeroU64::new(per_second) else { return Err(limited(RETRY_AFTER_REFUSE_ALL_S)) };
         self.asked.fetch_add(1, Ordering::Relaxed);
         if self.per_second.load(Ordering::Relaxed) != per_second {
             self.per_second.store(per_second, Ordering::Relaxed);
         }
         if now_ns >= self.source.valid_until_ns.load(Ordering::Acquire) {
             self.note(true);
-            return Err(Limited { per_second, retry_after_s: 1 });
+            return Err(Refused::NoShare);
         }
         let token_ns = token_ns(limit);
         let mut is_low = false;
@@ -160,7 +168,7 @@ impl Bucket {
         self.note(is_low);
         match taken {
             Ok(_) => Ok(()),
-            Err(_) => Err(Limited { per_second, retry_after_s: retry_after_s(wait.0, wait.1) }),
+            Err(_) => Err(limited(retry_after_s(wait.0, wait.1))),
         }
     }
 
@@ -270,7 +278,7 @@ mod tests {
     #[test]
     fn zero_refuses_all() {
         let refused = full().take(5, 0).expect_err("no token can be there");
-        assert_eq!(refused, Limited { per_second: 0, retry_after_s: RETRY_AFTER_REFUSE_ALL_S });
+        assert_eq!(refused, Refused::Limited(Limited { per_second: 0, retry_after_s: RETRY_AFTER_REFUSE_ALL_S }));
     }
 
     #[test]
@@ -312,7 +320,7 @@ mod tests {
         let bucket = full();
         bucket.source.valid_until_ns.store(SECOND_NS, Ordering::Release);
         assert!(bucket.take(SECOND_NS - 1, 9).is_ok());
-        assert_eq!(bucket.take(SECOND_NS, 9), Err(Limited { per_second: 9, retry_after_s: 1 }));
+        assert_eq!(bucket.take(SECOND_NS, 9), Err(Refused::NoShare));
     }
 
     proptest! {
@@ -348,7 +356,7 @@ mod tests {
         fn retry_after_is_enough(per_second in 1_u64..2_000, taken in 0_u64..5_000, now_ns in 0..SECOND_NS, nodes in 1_usize..4) {
             let bucket = with_share(Share::even(nodes), true);
             granted(&bucket, std::iter::repeat_n(0, taken as usize), per_second);
-            if let Err(limited) = bucket.take(now_ns, per_second) {
+            if let Err(Refused::Limited(limited)) = bucket.take(now_ns, per_second) {
                 prop_assert!(limited.retry_after_s >= 1);
                 prop_assert!(bucket.take(now_ns + limited.retry_after_s * SECOND_NS, per_second).is_ok());
             }

@@ -39,6 +39,11 @@ impl Holdings {
         Self { node, book, taken, default, scopes: HashMap::new(), claimed: false }
     }
 
+    /// Whether the node had shares when it reported last.
+    pub(crate) fn has_shares(&self) -> bool {
+        self.claimed
+    }
+
     /// How many scopes are looked after.
     pub(crate) fn len(&self) -> usize {
         self.scopes.len()
@@ -99,17 +104,16 @@ impl Holdings {
         ShareReport { node: self.node, taken: self.taken, default: self.default, scopes: lines }
     }
 
-    /// Takes up the answer to the report that was made at the moment `reported_at`. Answers whether anything is different.
-    pub(crate) fn take(&mut self, told: Shares, reported_at: Duration, now: Duration) -> bool {
+    /// Takes up the answer to the report that was made at the moment `reported_at`.
+    pub(crate) fn take(&mut self, told: Shares, reported_at: Duration, now: Duration) {
         let now_ns = nanos(now);
         let valid_until_ns = nanos(reported_at + NODE_LEASE);
         // What was reported may be another's by now.
         let is_late = self.claimed && !self.book.is_valid(now_ns);
         if is_late || now_ns >= valid_until_ns {
-            return false;
+            return;
         }
         let Shares { round, default, scopes } = told;
-        let is_news = default != self.default || !scopes.is_empty();
         self.taken = round;
         if default != self.default {
             self.default = default;
@@ -123,7 +127,6 @@ impl Holdings {
             holding.returned_ns += holding.bucket.set_share(now_ns, share.unwrap_or(default), u64::from(gift_ns));
         }
         self.book.extend(valid_until_ns);
-        is_news
     }
 
     /// The lease has run out, or there was none: everything may be another's by now.

@@ -161,7 +161,8 @@ impl Ledger {
         is_news
     }
 
-    /// Whether all shares are known that may be in use: those of its members, and of who was one.
+    /// Whether all shares are known that may be in use. A node that was removed may hold some, but serves nothing: it had no
+    /// node lease any more when it was removed.
     fn is_ready(&self, members: &BTreeSet<NodeId>, now: Duration) -> bool {
         now >= self.began_at + NODE_LEASE + NODE_LEASE_MARGIN
             || members.iter().all(|member| self.nodes.contains_key(member))

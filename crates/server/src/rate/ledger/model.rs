@@ -263,7 +263,7 @@ impl World {
         };
         process.open = None;
         process.asks_at_ms = self.now_ms + STEP_MS;
-        let _ = process.holdings.take(shares, duration(asked_at), now);
+        process.holdings.take(shares, duration(asked_at), now);
         if self.without == Without::Lease {
             process.book.extend(u64::MAX);
         }
@@ -460,4 +460,41 @@ fn a_node_that_joins_gets_its_part() {
     world.run_for(5_000);
     assert!(world.granted_since(since_ms) >= 5 * 36, "{}", world.granted_since(since_ms));
     assert!(world.ledger.nodes.values().all(|standing| standing.held == Share::even(3)));
+}
+
+/// What `rate.rs` says of 10,000 scopes that all want more.
+#[test]
+fn ten_thousand_scopes_are_divided_by_demand() {
+    const SCOPES: u64 = 10_000;
+    let mut ledger = Ledger::default();
+    ledger.enter(1, Duration::ZERO);
+    let members = BTreeSet::from([id(0), id(1), id(2)]);
+    let mut processes: Vec<Process> = (0..3).map(|node| Process::new(node, 0)).collect();
+    let scopes: Vec<ScopeId> = (0..SCOPES).map(|n| ScopeId(uuid::Uuid::from_u64_pair(n, !n))).collect();
+    let mut longest = 0;
+    for ms in (0..3_000).step_by(300) {
+        for scope in &scopes {
+            // Each client asks one node alone, four times its limit.
+            let node = scope.0.as_u64_pair().0 as usize % 3;
+            let bucket = processes[node].book.bucket(*scope);
+            (0..30).for_each(|_| {
+                let _ = bucket.take(ms * MS_NS, 25);
+            });
+        }
+        for (node, process) in processes.iter_mut().enumerate() {
+            while let Ok(scope) = process.called.try_recv() {
+                process.holdings.follow(scope);
+            }
+            let report = process.holdings.report(duration(ms));
+            longest = longest.max(postcard::to_stdvec(&report).map_or(usize::MAX, |bytes| bytes.len()));
+            ledger.hear(&report, duration(ms));
+            let answer = ledger.answer(id(node), &members, duration(ms)).expect("it is a member");
+            process.holdings.take(answer, duration(ms), duration(ms));
+        }
+    }
+    assert!(longest <= 300_000, "{longest} bytes");
+    for scope in &scopes {
+        let node = scope.0.as_u64_pair().0 as usize % 3;
+        assert_eq!(processes[node].holdings.share(scope), Share::WHOLE);
+    }
 }
