@@ -234,7 +234,7 @@ impl Node {
         let (may_found, may_join) = (self._data_dir.may_found(), self._data_dir.may_join());
         if !is_founded && may_found {
             self.values.found([(self.values.member(), own)].into()).await?;
-        } else if !is_founded && !(may_join && !options.peer.join.is_empty()) {
+        } else if !is_founded && (!may_join || options.peer.join.is_empty()) {
             // It may have voted under this identity, and has forgotten for whom.
             bail!(
                 "the data directory has an identity, but its log is empty: it was lost. This node cannot come back as \
