@@ -198,8 +198,8 @@ impl<E: Engine> Group<E> {
         wait.map(drop).map_err(|_| Error::NoQuorum)
     }
 
-    /// Hands the leadership to the voter that has come furthest, if this member leads and there is one. For an orderly
-    /// stop: what fails here is what a crash would do.
+    /// Hands the leadership to the voter that has come furthest, if this member leads and there is one, and waits until what
+    /// it had proposed is answered: the next leader commits it. For an orderly stop: what fails here is what a crash would do.
     pub async fn hand_over(&self, wait_max: Duration) {
         let members = self.members();
         let others = members.members.iter().filter(|member| member.is_voter && member.id != self.member());
@@ -210,5 +210,6 @@ impl<E: Engine> Group<E> {
         {
             tracing::warn!(%error, "the leadership was not handed over");
         }
+        self.submitter().drain(wait_max).await;
     }
 }

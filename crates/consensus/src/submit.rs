@@ -30,7 +30,7 @@ use state::{
 use storage::Engine;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -187,6 +187,8 @@ pub(crate) struct Submitter {
     /// To whoever leads.
     forwarder: Forwarder,
     queued_bytes: Arc<AtomicUsize>,
+    /// What the batcher takes a permit of for each entry until it is answered.
+    in_flight: Arc<Semaphore>,
     gate: Arc<Gate>,
 }
 
@@ -199,16 +201,17 @@ impl Submitter {
         env: Arc<dyn Env>,
     ) -> Self {
         let (local, queue) = mpsc::channel(QUEUED_COMMANDS_MAX);
-        let batcher = Batcher {
-            raft,
-            queue,
-            carried: None,
-            in_flight: Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX)),
-            gate: gate.clone(),
-            env,
-        };
+        let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
+        let batcher = Batcher { raft, queue, carried: None, in_flight: in_flight.clone(), gate: gate.clone(), env };
         tokio::spawn(batcher.run());
-        Self { local, forwarder, queued_bytes: Arc::new(AtomicUsize::new(0)), gate }
+        Self { local, forwarder, queued_bytes: Arc::new(AtomicUsize::new(0)), in_flight, gate }
+    }
+
+    /// Waits until what this member has proposed is answered.
+    pub(crate) async fn drain(&self, wait_max: Duration) {
+        let all = u32::try_from(ENTRIES_IN_FLIGHT_MAX).expect("they are few");
+        // Past that time whoever waits is told that the outcome is unknown.
+        drop(timeout(wait_max, self.in_flight.acquire_many(all)).await);
     }
 
     /// Queues `command` and waits for its outcome. Dropping the future may leave it applied or not.

@@ -264,8 +264,8 @@ async fn a_follower_slower_than_the_others_does_not_make_their_logs_grow_without
     let large = "x".repeat(LARGE_BYTES);
     for n in 0..60 {
         tailed.cluster.member(leader).submit(set(&format!("k{}", n % 3), &large), soon()).await.unwrap();
-        tailed.cluster.member(leader).checkpoint().await.unwrap();
     }
+    // No checkpoint before: it waits for the log to be purged, and so for the slow one.
     // Behind the bound it takes a snapshot, while it would still be sent the first of the entries.
     eventually("the log to be purged past the slow one", || async {
         tailed.cluster.member(leader).checkpoint().await.unwrap();

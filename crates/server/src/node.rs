@@ -40,7 +40,7 @@ use tokio::{
     net::TcpListener,
     runtime::Handle,
     sync::watch,
-    task::AbortHandle,
+    task::{AbortHandle, JoinHandle},
     time::{Instant, sleep},
 };
 use uuid::Uuid;
@@ -122,6 +122,8 @@ pub(crate) struct Node {
     env: Arc<dyn Env>,
     log: DiskLog,
     tasks: Vec<AbortHandle>,
+    /// The peers' listener.
+    serving: Option<JoinHandle<()>>,
     driver: AbortHandle,
     stop_peers: watch::Sender<bool>,
     fault: watch::Receiver<Option<String>>,
@@ -181,6 +183,7 @@ impl Node {
             env: options.env.clone(),
             log,
             tasks: Vec::new(),
+            serving: None,
             driver: tokio::spawn(async {}).abort_handle(),
             stop_peers,
             fault,
@@ -223,7 +226,7 @@ impl Node {
                 fault.send_replace(Some(format!("{error:#}")));
             }
         });
-        self.tasks.push(serving.abort_handle());
+        self.serving = Some(serving);
     }
 
     /// Founds the cluster when the directory's one-time marker allows it; a directory without marker and log waits to be
@@ -415,7 +418,6 @@ impl Node {
         for task in &self.tasks {
             task.abort();
         }
-        self.stop_peers.send_replace(true);
         if let Some(cache) = self.cache.swap(None) {
             cache.group.shutdown().await;
         }
@@ -426,6 +428,12 @@ impl Node {
             Err(error) => return Err(error).context("the last checkpoint"),
         }
         self.values.shutdown().await;
+        // Last: until here peers get their answers, those to what they had forwarded among them.
+        self.stop_peers.send_replace(true);
+        if let Some(serving) = self.serving {
+            // It ends within a second, and only a panic could make it fail.
+            drop(serving.await);
+        }
         self.log.close().context("closing the log")
     }
 }

@@ -33,7 +33,7 @@ impl Scene {
 
     /// With nodes that may be started later.
     fn begin_with(spare: usize) -> Self {
-        let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536");
+        let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536\nlog_tail_bytes = 0");
         for _ in 0..spare {
             cluster.reserve();
         }

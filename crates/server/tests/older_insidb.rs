@@ -79,7 +79,7 @@ fn a_killed_leader_leaves_no_second_without_a_write() {
 /// There: up to 12,236 acknowledged keys were served as absent for 20 to 25 s on a restarted node.
 #[test]
 fn a_restarted_node_serves_no_acknowledged_key_as_absent() {
-    let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536");
+    let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536\nlog_tail_bytes = 0");
     let (key, _) = cluster.create_key(0, "tenant");
     let node = others(&cluster, cluster.leader())[0];
     fill(&cluster, &key, 0..3_000, "v");
@@ -115,7 +115,7 @@ fn a_restarted_node_serves_no_acknowledged_key_as_absent() {
 #[test]
 fn a_snapshot_brings_no_deleted_key_back() {
     const DELETED: usize = 50;
-    let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536");
+    let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536\nlog_tail_bytes = 0");
     let (key, _) = cluster.create_key(0, "tenant");
     let node = others(&cluster, cluster.leader())[0];
     fill(&cluster, &key, 0..300, "v");
@@ -151,7 +151,7 @@ fn a_snapshot_brings_no_deleted_key_back() {
 /// There: one follower's counter differed for good.
 #[test]
 fn no_nodes_counter_differs() {
-    let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536");
+    let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536\nlog_tail_bytes = 0");
     let (key, _) = cluster.create_key(0, "tenant");
     let stop = Arc::<AtomicBool>::default();
     let acknowledged = Arc::<AtomicU64>::default();

@@ -1,25 +1,29 @@
 //! The way to the other nodes.
 //!
-//! Each address has two connections, made when they are first used and again whenever they broke: one for questions,
-//! heartbeats among them, and one for streams, so that no snapshot holds a heartbeat up.
+//! 1. Each address has three connections, made when they are first used and again whenever they broke: one for small
+//!    questions, heartbeats among them, one for large ones, and one for streams: so that nothing holds a heartbeat up.
+//! 2. A peer that has left questions unanswered for [`SILENCE_MAX`], and answered none meanwhile, is connected to anew: a
+//!    connection that leads nowhere, since a network swallows what is sent, looks no different.
+//! 3. Connections that nobody has used for [`IDLE_MAX`] are closed: their node was removed, or has another address.
+//! 4. A stream whose answers nobody takes any more ends on the sending side too.
 
 use std::{
     collections::HashMap,
     error::Error as _,
     pin::Pin,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use consensus::transport::wire::{Frames, Route, Wire, WireError};
-use futures_util::{Stream, StreamExt, stream::BoxStream};
+use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
 use state::ids::NodeId;
-use tokio::time::timeout;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 use tonic::{
     ConnectError, Request, Status,
     transport::{Channel, Endpoint},
@@ -37,6 +41,15 @@ use super::{
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 /// How often an open connection is probed, and how long the probe may stay unanswered.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// How long questions may stay unanswered, every one of them, before the peer is connected to anew. Longer than a busy
+/// machine pauses: a new connection costs a moment, and what is under way on the old one its answer.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// How long connections are kept that nobody uses. Members talk to each other many times a second.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Refusals of one peer are logged once in so long.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+/// A question longer than this takes the connection for large ones.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// What a node says of itself to the others.
 #[derive(Clone, Debug)]
@@ -62,9 +75,20 @@ pub(crate) struct Peers {
 #[derive(Debug)]
 struct Lanes {
     address: String,
-    calls: PeerClient<Channel>,
+    small: PeerClient<Channel>,
+    large: PeerClient<Channel>,
     streams: PeerClient<Channel>,
-    is_refused: AtomicBool,
+    used: Mutex<Use>,
+}
+
+/// When the connections to one address were used.
+#[derive(Debug)]
+struct Use {
+    last: Instant,
+    /// Since when every question has stayed unanswered; none when the last one that ended was answered.
+    silent_since: Option<Instant>,
+    /// When a refusal was last logged. While processes and generations change, some messages are refused and others taken.
+    refusal_logged: Option<Instant>,
 }
 
 impl Peers {
@@ -78,8 +102,8 @@ impl Peers {
         let lanes = self.lanes(address)?;
         let body = postcard::to_stdvec(ask).expect("a question is plain data: encoding cannot fail");
         let request = self.request(Payload { body: body.into() }, None);
-        let mut client = lanes.calls.clone();
-        let answer = lanes.note(within(wait_max, client.node(request)).await)?;
+        let mut client = lanes.small.clone();
+        let answer = self.answered(&lanes, wait_max, client.node(request)).await?;
         postcard::from_bytes(&answer.into_inner().body)
             .map_err(|error| WireError::Broken(format!("the answer of {address} cannot be decoded: {error}")))
     }
@@ -93,18 +117,59 @@ impl Peers {
     }
 
     fn lanes(&self, address: &str) -> Result<Arc<Lanes>, WireError> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lanes) = lanes.get(address) {
+        let now = Instant::now();
+        let mut all = self.all();
+        if let Some(lanes) = all.get(address) {
+            lanes.used().last = now;
             return Ok(lanes.clone());
         }
+        all.retain(|_, lanes| now.duration_since(lanes.used().last) < IDLE_MAX);
         let made = Arc::new(Lanes {
             address: address.to_owned(),
-            calls: self.client(address)?,
+            small: self.client(address)?,
+            large: self.client(address)?,
             streams: self.client(address)?,
-            is_refused: AtomicBool::new(false),
+            used: Mutex::new(Use { last: now, silent_since: None, refusal_logged: None }),
         });
-        lanes.insert(address.to_owned(), made.clone());
+        all.insert(address.to_owned(), made.clone());
         Ok(made)
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<Lanes>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to a question, within a time.
+    async fn answered<T>(
+        &self,
+        lanes: &Arc<Lanes>,
+        wait_max: Duration,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, WireError> {
+        let asked_at = Instant::now();
+        match timeout(wait_max, answer).await {
+            Ok(answer) => {
+                lanes.used().silent_since = None;
+                lanes.note(answer.map_err(|status| wire_error(&status)))
+            }
+            Err(_) => {
+                self.note_silence(lanes, asked_at);
+                Err(WireError::Broken("no answer in time".to_owned()))
+            }
+        }
+    }
+
+    /// A question that was asked then has had no answer. Whoever asks next may get new connections.
+    fn note_silence(&self, lanes: &Arc<Lanes>, asked_at: Instant) {
+        let silent_since = *lanes.used().silent_since.get_or_insert(asked_at);
+        if silent_since.elapsed() < SILENCE_MAX {
+            return;
+        }
+        let mut all = self.all();
+        if all.get(&lanes.address).is_some_and(|current| Arc::ptr_eq(current, lanes)) {
+            tracing::info!(address = lanes.address, "the peer does not answer: connecting anew");
+            all.remove(&lanes.address);
+        }
     }
 
     fn client(&self, address: &str) -> Result<PeerClient<Channel>, WireError> {
@@ -129,14 +194,6 @@ impl Peers {
     }
 }
 
-/// An answer within a time.
-async fn within<T>(wait_max: Duration, answer: impl Future<Output = Result<T, Status>>) -> Result<T, WireError> {
-    match timeout(wait_max, answer).await {
-        Ok(answer) => answer.map_err(|status| wire_error(&status)),
-        Err(_) => Err(WireError::Broken("no answer in time".to_owned())),
-    }
-}
-
 /// What a status proves. A refusal carries a mark that only a peer of ours sets.
 fn wire_error(status: &Status) -> WireError {
     if status.metadata().contains_key(REFUSED) {
@@ -153,43 +210,49 @@ fn wire_error(status: &Status) -> WireError {
 }
 
 impl Lanes {
-    /// Logs when a peer begins to refuse this node, and when it stops.
+    fn used(&self) -> MutexGuard<'_, Use> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs that a peer refuses this node.
     fn note<T>(&self, result: Result<T, WireError>) -> Result<T, WireError> {
-        match &result {
-            Ok(_) => {
-                if self.is_refused.load(Ordering::Relaxed) && self.is_refused.swap(false, Ordering::Relaxed) {
-                    tracing::info!(address = self.address, "the peer takes this node's messages again");
-                }
+        if let Err(WireError::Refused(reason)) = &result {
+            let mut used = self.used();
+            if used.refusal_logged.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
+                used.refusal_logged = Some(Instant::now());
+                tracing::warn!(address = self.address, reason, "the peer refuses this node's messages");
             }
-            Err(WireError::Refused(reason)) => {
-                if !self.is_refused.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(address = self.address, reason, "the peer refuses this node's messages");
-                }
-            }
-            Err(WireError::Unreachable(_) | WireError::Broken(_)) => {}
         }
         result
     }
 }
 
-/// Frames as payloads. A type of its own, since with the stream's own the compiler cannot prove that the call may be
-/// sent between threads.
-struct Outgoing(BoxStream<'static, Bytes>);
+/// Frames as payloads, for as long as anybody takes the answers. A type of its own, since with the stream's own the
+/// compiler cannot prove that the call may be sent between threads.
+struct Outgoing {
+    frames: BoxStream<'static, Bytes>,
+    /// Ready when the answers were dropped.
+    abandoned: oneshot::Receiver<()>,
+}
 
 impl Stream for Outgoing {
     type Item = Payload;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Payload>> {
-        self.0.poll_next_unpin(cx).map(|frame| frame.map(|body| Payload { body }))
+        if self.abandoned.poll_unpin(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        self.frames.poll_next_unpin(cx).map(|frame| frame.map(|body| Payload { body }))
     }
 }
 
 impl Wire for Peers {
     async fn call(&self, address: &str, route: Route, message: Bytes, wait_max: Duration) -> Result<Bytes, WireError> {
         let lanes = self.lanes(address)?;
+        let lane = if message.len() <= SMALL_BYTES_MAX { &lanes.small } else { &lanes.large };
+        let mut client = lane.clone();
         let request = self.request(Payload { body: message }, Some(route));
-        let mut client = lanes.calls.clone();
-        let answer = lanes.note(within(wait_max, client.group(request)).await)?;
+        let answer = self.answered(&lanes, wait_max, client.group(request)).await?;
         Ok(answer.into_inner().body)
     }
 
@@ -200,14 +263,16 @@ impl Wire for Peers {
         frames: BoxStream<'static, Bytes>,
     ) -> Result<Frames, WireError> {
         let lanes = self.lanes(address)?;
-        let request = self.request(Outgoing(frames), Some(route));
+        let (taken, abandoned) = oneshot::channel::<()>();
+        let request = self.request(Outgoing { frames, abandoned }, Some(route));
         let mut client = lanes.streams.clone();
         let opened = client.group_stream(request).await.map_err(|status| wire_error(&status));
         let answers = lanes.note(opened)?.into_inner();
         Ok(answers
-            .map(|answer| match answer {
-                Ok(Payload { body }) => Ok(body),
-                Err(status) => Err(wire_error(&status)),
+            .map(move |answer| {
+                // Lives and dies with the answers.
+                let _ = &taken;
+                answer.map(|Payload { body }| body).map_err(|status| wire_error(&status))
             })
             .boxed())
     }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use bytes::Bytes;
 use consensus::transport::wire::{Refusal, Route, WireError};
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, future::Shared};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -43,6 +43,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const STOP_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The same refusal of the same address is logged once in so long.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
+/// Different refusals of one address that are logged in that time.
+const REASONS_MAX: usize = 4;
 /// Addresses whose refusals are remembered.
 const LOGGED_MAX: usize = 1_024;
 
@@ -77,13 +79,13 @@ pub(crate) async fn serve<I: Inbound>(
         server = server.tls_config(tls.server()).context("the peers' certificates cannot be used")?;
     }
     let doorman = Arc::new(Doorman { token: options.token, cluster_id: options.cluster_id, logged: Mutex::default() });
-    let peer = PeerServer::new(Desk { inbound })
+    let mut told = stopping.clone();
+    let stopped: Stopped = async move { drop(told.wait_for(|stop| *stop).await) }.boxed().shared();
+    let peer = PeerServer::new(Desk { inbound, stopped: stopped.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let service = InterceptedService::new(peer, move |request| doorman.let_in(request));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut told = stopping.clone();
-    let stopped = async move { drop(told.wait_for(|stop| *stop).await) };
     let serving = server.add_service(service).serve_with_incoming_shutdown(incoming, stopped);
     tokio::select! {
         served = serving => served.context("the peers' listener has failed"),
@@ -98,7 +100,7 @@ pub(crate) async fn serve<I: Inbound>(
 struct Doorman {
     token: Token,
     cluster_id: Arc<OnceLock<Uuid>>,
-    logged: Mutex<HashMap<Option<IpAddr>, (String, Instant)>>,
+    logged: Mutex<HashMap<Option<IpAddr>, Vec<(String, Instant)>>>,
 }
 
 impl Doorman {
@@ -119,15 +121,15 @@ impl Doorman {
     fn log(&self, from: Option<IpAddr>, reason: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let is_known =
-            logged.get(&from).is_some_and(|(known, at)| known == reason && now.duration_since(*at) < LOG_PAUSE);
-        if is_known {
-            return;
-        }
-        if logged.len() >= LOGGED_MAX {
+        if logged.len() >= LOGGED_MAX && !logged.contains_key(&from) {
             logged.clear();
         }
-        logged.insert(from, (reason.to_owned(), now));
+        let of_address = logged.entry(from).or_default();
+        of_address.retain(|(_, at)| now.duration_since(*at) < LOG_PAUSE);
+        if of_address.len() >= REASONS_MAX || of_address.iter().any(|(known, _)| known == reason) {
+            return;
+        }
+        of_address.push((reason.to_owned(), now));
         let from = from.map(tracing::field::display);
         tracing::warn!(from, reason, "a peer is refused");
     }
@@ -140,8 +142,12 @@ fn refused(reason: String) -> Status {
     status
 }
 
+/// Ready when the node stops.
+type Stopped = Shared<futures_util::future::BoxFuture<'static, ()>>;
+
 struct Desk<I> {
     inbound: Arc<I>,
+    stopped: Stopped,
 }
 
 fn head_of<T>(request: &Request<T>) -> Result<Head, Status> {
@@ -181,7 +187,10 @@ impl<I: Inbound> Peer for Desk<I> {
             Ok(Payload { body }) => Ok(body),
             Err(status) => Err(WireError::Broken(status.to_string())),
         });
-        let answers = self.inbound.group_stream(route, frames.boxed()).await.map_err(status_of)?;
+        // A stop ends both directions: whoever waits at either end learns of it.
+        let frames = frames.take_until(self.stopped.clone()).boxed();
+        let answers = self.inbound.group_stream(route, frames).await.map_err(status_of)?;
+        let answers = answers.take_until(self.stopped.clone());
         Ok(Response::new(Box::pin(answers.map(|body: Bytes| Ok(Payload { body })))))
     }
 

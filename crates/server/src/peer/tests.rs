@@ -210,6 +210,135 @@ async fn a_stream_holds_its_sender_back_and_arrives_in_order() {
     assert_eq!(node.frames.load(Ordering::SeqCst), FRAMES);
 }
 
+/// Counts down what is left when it is dropped.
+struct Held(Arc<AtomicU64>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let until = tokio::time::Instant::now() + WAIT;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < until, "waited too long for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// One frame, and then nothing for as long as the stream lives, which `left` counts.
+fn endless(left: &Arc<AtomicU64>) -> BoxStream<'static, Bytes> {
+    left.fetch_add(1, Ordering::SeqCst);
+    let held = Held(left.clone());
+    let rest = stream::pending().map(move |frame: Bytes| {
+        let _ = &held;
+        frame
+    });
+    stream::iter([Bytes::from_static(b"one")]).chain(rest).boxed()
+}
+
+#[tokio::test]
+async fn a_stream_whose_answers_are_dropped_ends_on_both_sides() {
+    let node = start().await;
+    let left = Arc::<AtomicU64>::default();
+    let peers = own();
+    let mut answers = peers.stream(&node.address.to_string(), route(), endless(&left)).await.unwrap();
+    assert_eq!(answers.next().await.unwrap().unwrap().as_ref(), b"one");
+    drop(answers);
+    eventually("the sender to end", || left.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_open_streams() {
+    let node = start().await;
+    let left = Arc::<AtomicU64>::default();
+    let peers = own();
+    let mut answers = peers.stream(&node.address.to_string(), route(), endless(&left)).await.unwrap();
+    assert_eq!(answers.next().await.unwrap().unwrap().as_ref(), b"one");
+    node._stop.send_replace(true);
+    let rest = tokio::time::timeout(WAIT, answers.next()).await.expect("the stream has no end");
+    assert!(rest.is_none_or(|answer| answer.is_err()));
+    node.serving.await.unwrap().unwrap();
+}
+
+/// Forwards to `to` until it is told to swallow: then it takes what comes, and passes nothing on.
+async fn swallower(to: SocketAddr) -> (SocketAddr, Arc<AtomicU64>, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (swallow, swallows) = watch::channel(false);
+    let connections = Arc::<AtomicU64>::default();
+    let count = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut swallows = swallows.clone();
+            // Only what is open when the switch is thrown is swallowed.
+            swallows.mark_unchanged();
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = swallows.changed() => {
+                        let _ = tokio::io::copy(&mut near, &mut tokio::io::sink()).await;
+                    }
+                }
+            });
+        }
+    });
+    (address, connections, swallow)
+}
+
+#[tokio::test]
+async fn a_connection_that_leads_nowhere_is_given_up_for_a_new_one() {
+    let node = start().await;
+    let (address, connections, swallow) = swallower(node.address).await;
+    let address = address.to_string();
+    let peers = own();
+    let ask = async |wait_max| peers.call(&address, route(), Bytes::from_static(b"abc"), wait_max).await;
+    assert!(ask(WAIT).await.is_ok());
+    let before = connections.load(Ordering::SeqCst);
+    swallow.send_replace(true);
+    let swallowed_at = tokio::time::Instant::now();
+    while ask(Duration::from_millis(150)).await.is_err() {
+        assert!(swallowed_at.elapsed() < WAIT, "it is asked on the dead connection for ever");
+    }
+    let took = swallowed_at.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(connections.load(Ordering::SeqCst) > before);
+}
+
+#[tokio::test]
+async fn a_question_that_hangs_beside_others_that_are_answered_costs_no_connection() {
+    let node = start().await;
+    let (address, connections, _swallow) = swallower(node.address).await;
+    let address = address.to_string();
+    let peers = own();
+    assert!(peers.call(&address, route(), Bytes::from_static(b"abc"), WAIT).await.is_ok());
+    let before = connections.load(Ordering::SeqCst);
+    let since = tokio::time::Instant::now();
+    while since.elapsed() < Duration::from_millis(1_500) {
+        let short = Duration::from_millis(100);
+        assert!(peers.call(&address, route(), Bytes::from_static(b"hang"), short).await.is_err());
+        assert!(peers.call(&address, route(), Bytes::from_static(b"abc"), WAIT).await.is_ok());
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), before);
+}
+
+#[tokio::test]
+async fn a_small_question_does_not_wait_behind_a_large_one() {
+    let node = start().await;
+    let (address, connections, _swallow) = swallower(node.address).await;
+    let address = address.to_string();
+    let peers = own();
+    let large = Bytes::from(vec![b'x'; 4 << 20]);
+    let answer = peers.call(&address, route(), large.clone(), WAIT).await.unwrap();
+    assert_eq!(answer.len(), large.len());
+    let after_large = connections.load(Ordering::SeqCst);
+    assert!(peers.call(&address, route(), Bytes::from_static(b"abc"), WAIT).await.is_ok());
+    assert_eq!(connections.load(Ordering::SeqCst), after_large + 1, "it has a connection of its own");
+}
+
 fn certificates() -> (PeerTls, PeerTls) {
     let make = || {
         let key = rcgen::KeyPair::generate().unwrap();

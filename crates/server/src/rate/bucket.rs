@@ -54,7 +54,8 @@ pub(crate) struct Limited {
 pub(crate) enum Refused {
     /// The scope has used its limit, or this node's share of it.
     Limited(Limited),
-    /// This node has no share of any limit now: it has not heard from the leader for as long as one is good.
+    /// This node has no share of the limit now: it has not heard from the leader for as long as one is good, or the leader
+    /// knows too little yet to give it any.
     NoShare,
 }
 
@@ -168,6 +169,8 @@ impl Bucket {
         self.note(is_low);
         match taken {
             Ok(_) => Ok(()),
+            // A leader that has just begun shares nothing out yet: that is no word about the scope.
+            Err(_) if wait.1 == Share::NONE => Err(Refused::NoShare),
             Err(_) => Err(limited(retry_after_s(wait.0, wait.1))),
         }
     }
@@ -298,6 +301,7 @@ mod tests {
         let none = with_share(Share::NONE, true);
         assert_eq!(at_once(&none, 0, 100), 1, "one request, and no more");
         assert_eq!(at_once(&none, 60 * SECOND_NS, 100), 0);
+        assert_eq!(none.take(60 * SECOND_NS, 100), Err(Refused::NoShare), "that is no word about the scope");
     }
 
     #[test]

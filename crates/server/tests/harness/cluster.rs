@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -58,7 +58,14 @@ pub(crate) struct Cluster {
     pub(crate) root_key: String,
     settings: String,
     has_founded: bool,
+    /// A network namespace for each node; none on loopback.
+    namespaces: Vec<String>,
     dir: tempfile::TempDir,
+}
+
+/// The address of a node that has a network namespace of its own.
+pub(crate) fn address_in_namespace(number: usize) -> IpAddr {
+    IpAddr::from([10, 77, 0, u8::try_from(number + 1).unwrap()])
 }
 
 impl Cluster {
@@ -69,16 +76,26 @@ impl Cluster {
 
     /// As [`Cluster::start`], with further settings for all nodes.
     pub(crate) fn start_with(count: usize, settings: &str) -> Self {
+        Self::start_at(count, settings, Vec::new())
+    }
+
+    /// A node in each of these network namespaces, at [`address_in_namespace`].
+    pub(crate) fn start_in(namespaces: Vec<String>, settings: &str) -> Self {
+        Self::start_at(namespaces.len(), settings, namespaces)
+    }
+
+    fn start_at(count: usize, settings: &str, namespaces: Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings.to_owned();
-        let mut cluster = Self { nodes: Vec::new(), root_key: String::new(), settings, has_founded: false, dir };
+        let (nodes, root_key) = (Vec::new(), String::new());
+        let mut cluster = Self { nodes, root_key, settings, has_founded: false, namespaces, dir };
         for _ in 0..count {
             cluster.reserve();
         }
         for number in 0..count {
             cluster.configure(number);
         }
-        cluster.root_key = root_key(&cluster.config(0));
+        cluster.root_key = self::root_key(&cluster.config(0));
         for number in 0..count {
             cluster.spawn(number);
             // The first one founds.
@@ -94,8 +111,12 @@ impl Cluster {
     /// A node that does not run yet, with addresses of its own.
     pub(crate) fn reserve(&mut self) -> usize {
         let number = self.nodes.len();
-        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
-        let address = |n: usize| SocketAddr::from(([127, 0, 0, 1], ports[n]));
+        let addresses: Vec<SocketAddr> = if self.namespaces.is_empty() {
+            (0..3).map(|_| SocketAddr::from(([127, 0, 0, 1], free_port()))).collect()
+        } else {
+            (8080..8083).map(|port| SocketAddr::new(address_in_namespace(number), port)).collect()
+        };
+        let address = |n: usize| addresses[n];
         let dir = self.dir.path().join(format!("node{number}"));
         let node = Node { dir, public: address(0), private: address(1), peer: address(2), child: None };
         self.nodes.push(node);
@@ -125,7 +146,16 @@ impl Cluster {
         drop(std::fs::remove_file(self.nodes[number].dir.join("addresses.json")));
         let log = File::options().create(true).append(true).open(self.log(number)).unwrap();
         let config = self.config(number);
-        let mut command = insid(&["run", "--config", config.to_str().unwrap(), "--log-level", "info"]);
+        let run = ["run", "--config", config.to_str().unwrap(), "--log-level", "info"];
+        let mut command = match self.namespaces.get(number) {
+            None => insid(&run),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_insid")]).args(run);
+                command.stdin(Stdio::null()).env_remove("RUST_LOG").env("INSIDB_INSTANCE_SECRET", SECRET);
+                command
+            }
+        };
         self.nodes[number].child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
