@@ -96,11 +96,14 @@ pub(crate) async fn serve<I: Inbound>(
     }
 }
 
+/// The refusals of one address that were logged lately: why, and when.
+type Logged = Vec<(String, Instant)>;
+
 /// Looks at each call's head before anything else of it is read.
 struct Doorman {
     token: Token,
     cluster_id: Arc<OnceLock<Uuid>>,
-    logged: Mutex<HashMap<Option<IpAddr>, Vec<(String, Instant)>>>,
+    logged: Mutex<HashMap<Option<IpAddr>, Logged>>,
 }
 
 impl Doorman {
