@@ -1,13 +1,14 @@
 //! Who belongs to a group: what its leader knows of each member, and how members come, go and hand over.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use openraft::{
-    ChangeMembers, Instant as _, Precondition, RaftMetrics,
+    ChangeMembers, Instant as _, Precondition, RaftMetrics, ReadPolicy,
     async_runtime::watch::WatchReceiver as _,
-    errors::{ClientWriteError, RaftError},
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
 };
 use storage::Engine;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Error,
@@ -149,6 +150,38 @@ impl<E: Engine> Group<E> {
         }
     }
 
+    /// The voters, for who must know them better than [`Group::members`] does: a leader may have been replaced without
+    /// having heard of it. A quorum confirms, by a round that begins after the call, that this member leads, and the first
+    /// entry of its own term is committed, so that no entry of an older leader can come into force any more; then it looks
+    /// at its log. None when it does not lead any more, or a change is under way.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] when this member does not lead; [`Error::NoQuorum`] when no quorum has confirmed by the
+    /// deadline that it does; [`Error::Stopped`].
+    pub async fn confirmed_voters(&self, deadline: Instant) -> Result<Option<BTreeSet<MemberId>>, Error> {
+        let raft = self.raft();
+        let confirmed = async {
+            let confirmed = raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| match error {
+                RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => Error::NoLeader,
+                RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => Error::NoQuorum,
+                RaftError::Fatal(_) => Error::Stopped,
+            })?;
+            let own_entry = Some(*confirmed.read_log_id().log_id());
+            let wait = raft.wait(None);
+            let applied = wait.metrics(|metrics| metrics.last_applied >= own_entry, "its term's first entry");
+            applied.await.map(drop).map_err(|_| Error::Stopped)
+        };
+        timeout_at(deadline, confirmed).await.unwrap_or(Err(Error::NoQuorum))?;
+        // Asked of the core itself, behind every change that was asked for before.
+        let looked = raft.with_raft_state(|state| {
+            let (effective, committed) = (state.membership_state.effective(), state.membership_state.committed());
+            let is_settled =
+                effective.log_id() == committed.log_id() && effective.membership().get_joint_config().len() == 1;
+            (state.server_state.is_leader() && is_settled).then(|| effective.membership().voter_ids().collect())
+        });
+        looked.await.map_err(|_| Error::Stopped)
+    }
+
     /// Adds a learner, or gives a member another address. Returns once that is committed; the learner catches up behind.
     ///
     /// # Errors
@@ -203,7 +236,8 @@ impl<E: Engine> Group<E> {
     pub async fn hand_over(&self, wait_max: Duration) {
         let members = self.members();
         let others = members.members.iter().filter(|member| member.is_voter && member.id != self.member());
-        let furthest = others.max_by_key(|member| member.matched_index);
+        // One that answers, before one that has come as far and does not.
+        let furthest = others.max_by_key(|member| (member.matched_index, member.last_contact.map(Reverse)));
         if let Some(other) = furthest
             && let Err(error) = self.transfer(other.id, wait_max).await
             && !matches!(error, Error::NotLeader(_))

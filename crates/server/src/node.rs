@@ -298,6 +298,7 @@ impl Node {
             incarnation: None,
             doubt: Doubt::default(),
             informed: None,
+            handed_over: None,
         };
         self.driver = tokio::spawn(driver.run()).abort_handle();
         let tasks = [

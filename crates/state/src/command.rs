@@ -184,7 +184,7 @@ pub enum Cleanup {
 }
 
 /// The cache group's registry: the rules of `ARCHITECTURE.md`, the volatile group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Registry {
     /// A process declares its former cache member ended and takes a new incarnation (rule 1). A compare-and-set
     /// on `previous`, so that a late duplicate is refused.

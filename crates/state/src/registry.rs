@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One node's standing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Standing {
     /// In the node set, but never registered: it counts in the set, and not as out.
     Unregistered,
@@ -41,7 +41,7 @@ impl Standing {
 }
 
 /// A change of the node set that is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NodeChange {
     /// The node came into the set.
     Added(NodeId),
@@ -50,7 +50,7 @@ pub enum NodeChange {
 }
 
 /// The whole registry: one row.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RegistryState {
     /// The running generation; 0 before the first.
     pub generation: u64,
@@ -120,7 +120,8 @@ impl RegistryState {
 
     /// Rule 4. Only when a majority of the node set has ended its members is it known that the generation can
     /// acknowledge nothing any more. Its leader may still answer from its lease, unless no member is left at all: every
-    /// node of the set is out, and no node outside of it is a voter.
+    /// node of the set is out, no node outside of it is a voter, and that was so before, since a node that was outside of
+    /// the set when a generation ended was told of no end.
     ///
     /// The new generation's nodes are the registered ones, in the set and as first voters. So the set is settled; a node
     /// that had not registered yet is added anew.
@@ -130,7 +131,7 @@ impl RegistryState {
         }
         let registered = self.nodes.iter().filter_map(|(node, standing)| Some((*node, standing.incarnation()?)));
         let voters: Vec<(NodeId, u64)> = registered.collect();
-        self.former_may_serve = self.unsettled.is_some() || self.count_out() < self.nodes.len();
+        self.former_may_serve |= self.unsettled.is_some() || self.count_out() < self.nodes.len();
         self.generation = generation;
         self.nodes = voters
             .iter()
@@ -243,6 +244,11 @@ mod tests {
         let mut unsettled = state(&[OUT, OUT, OUT]);
         unsettled.unsettled = Some(NodeChange::Removed(NodeId(9)));
         assert!(unsettled.reset(5).is_ok() && unsettled.former_may_serve && unsettled.unsettled.is_none());
+        // The node that was removed may lead generation 4 still, however many begin meanwhile.
+        for node in [0, 1, 2] {
+            assert!(unsettled.register(NodeId(node), Some(8), 1).is_ok());
+        }
+        assert!(unsettled.reset(6).is_ok() && unsettled.former_may_serve);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 pub(super) mod decide;
 pub(super) mod driver;
 mod member;
+#[cfg(test)]
+mod model;
 pub(super) mod suspicion;
 
 use consensus::Group;

@@ -61,7 +61,11 @@ impl Keeper {
             applied: self.values.status().applied_index,
         };
         let told = self.desk.ask_leader(Ask::Renew(renewal), RENEWAL_WAIT_MAX).await;
-        let Told::Renewed(renewed) = told else { return Asked::Again };
+        let Told::Renewed(renewed) = told else {
+            // The word to drop a generation is about those who suspect it now.
+            self.words.told_to_drop(None);
+            return Asked::Again;
+        };
         let Renewed { granted, floor: _, leader_public_url, drop_generation, diverged, is_doubted } = renewed;
         if let Some(reason) = diverged {
             self.holder.give_up();

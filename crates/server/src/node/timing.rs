@@ -20,6 +20,8 @@ pub(crate) const RENEWAL_WAIT_MAX: Duration = Duration::from_secs(1);
 pub(crate) const HASH_WAIT_MAX: Duration = Duration::from_millis(300);
 /// How long a report of a suspicion counts.
 pub(crate) const SUSPICION_AGE_MAX: Duration = Duration::from_millis(1_500);
+/// How much of the time between two looks at the cache counts against it.
+pub(crate) const DOUBT_GAP_MAX: Duration = Duration::from_millis(500);
 /// How often the cluster's members are looked at, and the cache's.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// A member that was heard from within this time counts as living.
@@ -30,6 +32,8 @@ pub(crate) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(1);
 pub(crate) const STEP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a leadership may take to be handed over at a stop.
 pub(crate) const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a node that could not do its part as the cache's leader keeps the leadership when it gets it back.
+pub(crate) const HAND_OVER_PAUSE: Duration = Duration::from_secs(10);
 /// How often a node that waits says so.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two askings to be taken into the cluster.

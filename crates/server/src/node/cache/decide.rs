@@ -33,11 +33,15 @@ pub(super) struct Seen {
     pub(super) drop_generation: Option<u64>,
     /// Whether this process suspects the running generation itself.
     pub(super) suspects: bool,
+    /// Whether this node hears of the `values` group: what it knows of the registry is about what there is.
+    pub(super) hears_values: bool,
 }
 
 /// What the leader of the cache group sees.
 #[derive(Clone, Debug)]
 pub(super) struct Leads {
+    /// The term of this leadership.
+    pub(super) term: u64,
     /// The members.
     pub(super) members: Members,
     /// The last index of the leader's log.
@@ -61,13 +65,30 @@ pub(super) enum Step {
     /// Propose this to the registry.
     Propose(Registry),
     /// As the leader: bring the registry up to what was committed before this leadership began.
-    ReadRegistry,
+    ReadRegistry {
+        /// The generation that this member leads.
+        generation: u64,
+        /// In which term.
+        term: u64,
+    },
     /// As the leader: take this member in as a learner.
     AddLearner(MemberId),
     /// As the leader: these shall vote.
     SetVoters(BTreeSet<MemberId>),
     /// As the leader: take this learner out.
     RemoveLearner(MemberId),
+    /// As the leader: report that the voters are the node set, when a quorum confirms that this member leads and the
+    /// voters are still these ones.
+    Report {
+        /// The generation.
+        generation: u64,
+        /// The change of the node set that is settled by it, by its number.
+        change: u64,
+        /// The voters, as they were seen.
+        voters: BTreeSet<MemberId>,
+    },
+    /// As the leader: let another voter lead.
+    HandOver,
 }
 
 /// Decides.
@@ -79,7 +100,8 @@ pub(super) fn decide(seen: &Seen) -> Step {
         None if registry.nodes.is_empty() && registry.generation == 0 && seen.leads_values => {
             return Step::Register { previous: None };
         }
-        None => return Step::Wait,
+        // One that was removed does not lead those that were not: it could not bring their voters in order.
+        None => return if seen.leads.is_some() { Step::HandOver } else { Step::Wait },
     };
     if seen.incarnation.is_none() || standing.incarnation() != seen.incarnation {
         return Step::Register { previous: standing.incarnation() };
@@ -95,7 +117,12 @@ pub(super) fn decide(seen: &Seen) -> Step {
             if seen.generation != Some(generation) {
                 return Step::Start(start(seen, generation, incarnation));
             }
-            seen.leads.as_ref().map_or(Step::Wait, |leads| lead(registry, leads))
+            match &seen.leads {
+                None => Step::Wait,
+                // It would not see who waits to be taken in, nor that it was removed itself.
+                Some(_) if !seen.hears_values => Step::HandOver,
+                Some(leads) => lead(registry, leads),
+            }
         }
     }
 }
@@ -121,7 +148,7 @@ fn lead(registry: &RegistryState, leads: &Leads) -> Step {
     // with the old set in hand this one would undo that, and the next change would find voters it does not expect
     // (rule 5). Changes that come after this leadership began are no danger, since only its own reports settle them.
     if !leads.is_informed {
-        return Step::ReadRegistry;
+        return Step::ReadRegistry { generation: registry.generation, term: leads.term };
     }
     if !members.is_settled {
         // A change that another leader has left half done; one of our own is awaited before the next look.
@@ -168,7 +195,7 @@ fn lead(registry: &RegistryState, leads: &Leads) -> Step {
     }
     let voters: BTreeSet<NodeId> = members.voters.iter().map(|voter| voter.node).collect();
     if registry.unsettled.is_some() && voters.iter().eq(registry.nodes.keys()) {
-        return Step::Propose(Registry::Settle { generation, change: registry.change });
+        return Step::Report { generation, change: registry.change, voters: members.voters.clone() };
     }
     Step::Wait
 }
@@ -217,6 +244,7 @@ mod tests {
             leads: None,
             drop_generation: None,
             suspects: false,
+            hears_values: true,
         }
     }
 
@@ -235,7 +263,7 @@ mod tests {
         let members = voters.iter().map(|id| member(id, true)).chain(learners.iter().map(|id| member(id, false)));
         let members =
             Members { members: members.collect(), voters: voters.iter().copied().collect(), is_settled: true };
-        Some(Leads { members, last_index: 120, is_informed: true })
+        Some(Leads { term: 3, members, last_index: 120, is_informed: true })
     }
 
     #[test]
@@ -301,7 +329,8 @@ mod tests {
         leader.leads = leads(&[id(A, 1), id(B, 2), id(C, 3)], &[]);
         assert_eq!(decide(&leader), Step::SetVoters([id(A, 1), id(B, 2)].into()));
         leader.leads = leads(&[id(A, 1), id(B, 2)], &[]);
-        assert_eq!(decide(&leader), Step::Propose(Registry::Settle { generation: 4, change: 6 }));
+        let voters = [id(A, 1), id(B, 2)].into();
+        assert_eq!(decide(&leader), Step::Report { generation: 4, change: 6, voters });
         // Not while the node that was added is no voter, or a change is half done.
         leader.registry = registry(&[(A, inside(1)), (B, inside(2)), (C, Standing::Unregistered)]);
         leader.registry.unsettled = Some(NodeChange::Added(C));
@@ -323,7 +352,7 @@ mod tests {
         let without_d = Step::SetVoters([id(A, 1), id(B, 2), id(C, 3)].into());
         assert_eq!(decide(&leader), without_d, "this is what the old registry asks for");
         leader.leads.as_mut().unwrap().is_informed = false;
-        assert_eq!(decide(&leader), Step::ReadRegistry);
+        assert_eq!(decide(&leader), Step::ReadRegistry { generation: 4, term: 3 });
         // The set counts as settled. With the voters A, B and C, the next addition and three processes that start anew
         // end a generation in which B and C are a quorum.
         current.last_incarnation = 9;
@@ -332,6 +361,21 @@ mod tests {
             assert!(current.apply(&Registry::Register { node, previous, nonce: 0 }).is_ok());
         }
         assert!(current.apply(&Registry::Reset { generation: 5 }).is_ok());
+    }
+
+    #[test]
+    fn a_leader_that_is_out_of_the_set_or_hears_nothing_of_it_hands_over() {
+        let mut removed = seen(registry(&[(B, inside(2)), (C, inside(3))]));
+        assert_eq!(decide(&removed), Step::Wait);
+        removed.leads = leads(&[id(A, 1), id(B, 2), id(C, 3)], &[]);
+        assert_eq!(decide(&removed), Step::HandOver);
+        let mut deaf = seen(registry(&[(A, inside(1)), (B, inside(2)), (C, out(7))]));
+        deaf.leads = leads(&[id(A, 1), id(B, 2), id(C, 3)], &[]);
+        assert!(matches!(decide(&deaf), Step::Propose(Registry::Join { .. })));
+        deaf.hears_values = false;
+        assert_eq!(decide(&deaf), Step::HandOver);
+        deaf.leads = None;
+        assert_eq!(decide(&deaf), Step::Wait, "as a follower it is of use");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The loop that keeps this node's part of the cache group right.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -9,7 +9,12 @@ use std::{
 
 use anyhow::bail;
 use arc_swap::ArcSwapOption;
-use consensus::{Error, Group, env::Env, transport::wire::Wire, types::Peer};
+use consensus::{
+    Error, Group,
+    env::Env,
+    transport::wire::Wire,
+    types::{MemberId, Peer},
+};
 use state::{
     command::{Command, Registry},
     ids::NodeId,
@@ -28,7 +33,10 @@ use super::{
     member,
     suspicion::Doubt,
 };
-use crate::node::timing::{CHANGE_WAIT_MAX, CONTACT_AGE_MAX, LOOK, RAFT_LEASE_AND_MARGIN, STEP_WAIT_MAX};
+use crate::node::timing::{
+    CHANGE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_PAUSE, HAND_OVER_WAIT_MAX, LOOK, NODE_LEASE, RAFT_LEASE_AND_MARGIN,
+    STEP_WAIT_MAX,
+};
 
 /// What lease renewals carry for the driver.
 #[derive(Debug, Default)]
@@ -76,6 +84,8 @@ pub(crate) struct Driver<W> {
     pub(crate) doubt: Doubt,
     /// The leadership, by generation and term, for which the registry was read.
     pub(crate) informed: Option<(u64, u64)>,
+    /// When it last wanted another to lead the cache.
+    pub(crate) handed_over: Option<Duration>,
 }
 
 impl<W: Wire> Driver<W> {
@@ -118,10 +128,10 @@ impl<W: Wire> Driver<W> {
                 self.cache.store(Some(Arc::new(cache)));
             }
             Step::Propose(change) => self.propose(change).await?,
-            Step::ReadRegistry => {
-                let term = self.group()?.status().term;
+            // The leadership is the one that was seen: one that begins meanwhile needs a reading of its own.
+            Step::ReadRegistry { generation, term } => {
                 self.values.read(Instant::now() + STEP_WAIT_MAX).await?;
-                self.informed = seen.generation.map(|generation| (generation, term));
+                self.informed = Some((generation, term));
             }
             Step::AddLearner(id) => {
                 let peer = self.peers().remove(&id.node).unwrap_or_default();
@@ -129,6 +139,13 @@ impl<W: Wire> Driver<W> {
             }
             Step::SetVoters(voters) => change(self.group()?.set_voters(voters)).await?,
             Step::RemoveLearner(id) => change(self.group()?.remove_learner(id)).await?,
+            Step::Report { generation, change, voters } => self.report(generation, change, voters).await?,
+            Step::HandOver => {
+                tracing::debug!("this node hears nothing of the values group: another one is to lead the cache");
+                self.handed_over = Some(self.env.monotonic());
+                self.group()?.hand_over(HAND_OVER_WAIT_MAX).await;
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -162,8 +179,15 @@ impl<W: Wire> Driver<W> {
             leads: cache.and_then(|cache| leads(&cache, quorum_age, self.informed)),
             drop_generation,
             suspects,
+            hears_values: self.values.quorum_age().is_some_and(|age| age <= NODE_LEASE) || self.has_handed_over(),
             registry,
         }
+    }
+
+    /// Whether it wanted another to lead the cache a short while ago: where nobody hears of `values`, the leadership would go
+    /// round and round.
+    fn has_handed_over(&self) -> bool {
+        self.handed_over.is_some_and(|at| self.env.monotonic().saturating_sub(at) < HAND_OVER_PAUSE)
     }
 
     fn group(&self) -> anyhow::Result<Group<storage::memory::MemoryEngine>> {
@@ -220,6 +244,17 @@ impl<W: Wire> Driver<W> {
         Ok(())
     }
 
+    /// Rule 5: the next change of the node set builds on this report, so it must hold whatever this member does not know.
+    /// A quorum confirms the leadership after the registry was looked at: whoever leads later then learns of this change
+    /// before it touches the voters, and leaves them the node set's for as long as the change is the last one.
+    async fn report(&self, generation: u64, change: u64, voters: BTreeSet<MemberId>) -> anyhow::Result<()> {
+        let confirmed = self.group()?.confirmed_voters(Instant::now() + CHANGE_WAIT_MAX).await?;
+        if confirmed != Some(voters) {
+            bail!("the voters of the cache group have changed while they were to be reported");
+        }
+        self.propose(Registry::Settle { generation, change }).await
+    }
+
     async fn await_applied(&self, holds: impl Fn(&RegistryState) -> bool) -> anyhow::Result<()> {
         let until = Instant::now() + STEP_WAIT_MAX;
         while !holds(&self.values.local().registry()?) {
@@ -261,6 +296,7 @@ fn leads(cache: &Cache, quorum_age: Option<Duration>, informed: Option<(u64, u64
     (status.is_leader && has_quorum).then(|| Leads {
         members: cache.group.members(),
         last_index: status.last_index,
+        term: status.term,
         is_informed: informed == Some((cache.generation, status.term)),
     })
 }
