@@ -63,11 +63,15 @@ pub(super) fn serves_again(cluster: &Cluster, state: &State) -> bool {
         let mut hasher = DefaultHasher::new();
         (&state, broken).hash(&mut hasher);
         let hash = hasher.finish();
-        let known = |insert: bool| {
-            let mut known = cluster.serve_again.lock().expect("nobody panics with it in hand");
-            if insert { known.insert(hash) } else { known.contains(&hash) }
-        };
-        known(false) || (Calm::new(cluster, state, broken).run() && known(true))
+        let known = || cluster.serve_again.lock().expect("nobody panics with it in hand");
+        if known().contains(&hash) {
+            return true;
+        }
+        let serves = Calm::new(cluster, state, broken).run();
+        if serves {
+            known().insert(hash);
+        }
+        serves
     })
 }
 
@@ -132,12 +136,6 @@ impl<'a> Calm<'a> {
                 return true;
             }
         }
-        eprintln!(
-            "DEBUG {:?}\n REG {:?}\n MEM {:?}",
-            self.broken,
-            self.state.registry,
-            self.state.members().collect::<Vec<_>>()
-        );
         false
     }
 
