@@ -42,10 +42,13 @@ impl Contact {
         let _ = self.metrics.set(metrics);
     }
 
-    /// Notes an append that this member took from its leader.
+    /// Notes an append that this member took from its leader. A leader that has just begun has had no quorum of its own yet:
+    /// what was known of the group stays then, and ages.
     pub(crate) fn heard(&self, quorum_age_ms: Option<u64>) {
-        let heard = Heard { at: Instant::now(), quorum_age: quorum_age_ms.map(Duration::from_millis) };
-        *self.lock() = Some(heard);
+        let mut heard = self.lock();
+        let known = heard.and_then(|before| before.quorum_age.map(|age| age + before.at.elapsed()));
+        let quorum_age = quorum_age_ms.map(Duration::from_millis).or(known);
+        *heard = Some(Heard { at: Instant::now(), quorum_age });
     }
 
     /// How long ago this member's state was known to be on its way to the leader's. None when it never was. The leader's
@@ -57,12 +60,11 @@ impl Contact {
 
     /// How long ago the leader last had a quorum, as far as this member knows. None when it never heard.
     pub(crate) fn quorum_age(&self) -> Option<Duration> {
-        if self.leads() {
-            self.own_quorum_age()
-        } else {
+        let as_leader = if self.leads() { self.own_quorum_age() } else { None };
+        as_leader.or_else(|| {
             let heard = (*self.lock())?;
             heard.quorum_age.map(|age| age + heard.at.elapsed())
-        }
+        })
     }
 
     /// What an append says: for a leader alone.
@@ -85,5 +87,25 @@ impl Contact {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Heard>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_has_just_begun_leaves_what_was_known_of_the_group() {
+        let contact = Contact::default();
+        assert_eq!(contact.quorum_age(), None);
+        contact.heard(None);
+        assert_eq!(contact.quorum_age(), None, "it never had one, as far as is known");
+        contact.heard(Some(40));
+        contact.heard(None);
+        let age = contact.quorum_age().unwrap();
+        assert!(age >= Duration::from_millis(40) && age < Duration::from_secs(10), "{age:?}");
+        contact.heard(Some(0));
+        assert!(contact.quorum_age().unwrap() < age);
     }
 }
