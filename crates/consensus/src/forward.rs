@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use openraft::{RaftMetrics, async_runtime::watch::WatchReceiver as _, type_config::alias::WatchReceiverOf};
+use openraft::{
+    async_runtime::watch::WatchReceiver as _, metrics::RaftServerMetrics, type_config::alias::WatchReceiverOf,
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -29,7 +31,8 @@ use crate::{
     types::{MemberId, Peer, TypeConfig},
 };
 
-type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
+/// What changes with the leader and the members alone, not with each entry.
+type Metrics = WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>;
 
 /// Messages that may be under way.
 const MESSAGES_IN_FLIGHT_MAX: usize = 16;

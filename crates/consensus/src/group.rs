@@ -208,7 +208,7 @@ impl<E: Engine> Group<E> {
             fault_sender.send_replace(Some(fault.to_string()));
         });
         let submitter =
-            Submitter::start(raft.clone(), Forwarder::new(peers.clone(), raft.metrics()), gate.clone(), env);
+            Submitter::start(raft.clone(), Forwarder::new(peers.clone(), raft.server_metrics()), gate.clone(), env);
         let tasks = [checkpointer.abort_handle(), watchdog];
         let reads = Reads::new(peers);
         let id = options.group;
@@ -417,14 +417,13 @@ impl<E: Engine> Group<E> {
     }
 
     async fn raft_fault(&self) -> String {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            if let Err(fault) = &metrics.borrow_watched().running_state {
-                return fault.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "the group has stopped".to_owned();
-            }
+        // Seldom anything is new here, and it ends with the group: the metrics proper change with each entry and read.
+        let mut news = self.inner.raft.server_metrics();
+        while news.changed().await.is_ok() {}
+        let metrics = self.inner.raft.metrics();
+        match &metrics.borrow_watched().running_state {
+            Err(fault) => fault.to_string(),
+            Ok(()) => "the group has stopped".to_owned(),
         }
     }
 

@@ -108,7 +108,7 @@ impl Reads {
 
 /// Returns once this member knows `leader` for the leader no more.
 async fn deposed<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, leader: MemberId) {
-    let mut metrics = raft.metrics();
+    let mut metrics = raft.server_metrics();
     while metrics.borrow_watched().current_leader == Some(leader) {
         if metrics.changed().await.is_err() {
             // The group has stopped; the answer may come all the same.

@@ -144,6 +144,10 @@ impl<E: Engine> Group<E> {
         if timeout_at(deadline, tokio::time::sleep_until(self.quiet_until())).await.is_err() {
             return Err(Error::NoLeader.into());
         }
+        // A full disk stops the proposals of the member that has it, not what it passes on to others.
+        if self.submitter().gate.disk_full() && !goes_on_a_full_disk(&command) {
+            return Err(Error::DiskFull.into());
+        }
         let _coming = self.room().reserve(&command, || self.local())?;
         self.enqueue(&self.submitter().local, command, deadline).await
     }
@@ -216,9 +220,6 @@ impl Submitter {
 
     /// Queues `command` and waits for its outcome. Dropping the future may leave it applied or not.
     async fn enqueue(&self, queue: &Queue, command: Command, deadline: Instant) -> Answer {
-        if self.gate.disk_full() && !goes_on_a_full_disk(&command) {
-            return Err(Error::DiskFull.into());
-        }
         let bytes = command.weight_bytes();
         let _queued = Queued::new(&self.queued_bytes, bytes).ok_or(Error::Overloaded)?;
         let (answer, outcome) = oneshot::channel();

@@ -4,9 +4,15 @@
 
 mod members;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use consensus::{Error, types::MemberId};
+use consensus::{Error, Options, types::MemberId};
 use members::{Cluster, bump, get, set, soon, within};
 use state::outcome::{DataOutcome, Outcome};
 
@@ -26,6 +32,28 @@ async fn a_write_through_any_member_is_read_through_all() {
         }
     }
     cluster.await_equal_states().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_the_writes_of_the_leader_that_has_it_and_no_follower_from_passing_them_on() {
+    let full = Arc::new(AtomicU64::new(0));
+    let asked = full.clone();
+    let cluster = Cluster::start_with(3, move |id| {
+        let asked = asked.clone();
+        Options { log_disk_full: Arc::new(move || asked.load(Ordering::Relaxed) == id), ..members::options(id) }
+    })
+    .await;
+    let leader = cluster.leader().await;
+    let follower = [A, B, C].into_iter().find(|id| *id != leader).unwrap();
+    full.store(follower, Ordering::Relaxed);
+    cluster.member(follower).submit(set("k", "v"), soon()).await.unwrap();
+    full.store(leader, Ordering::Relaxed);
+    for through in [leader, follower] {
+        assert_eq!(cluster.member(through).submit(set("k", "w"), soon()).await, Err(Error::DiskFull));
+    }
+    full.store(0, Ordering::Relaxed);
+    assert_eq!(get(cluster.member(follower), "k").await.as_deref(), Some(&b"v"[..]));
+    cluster.member(follower).submit(set("k", "w"), soon()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -190,12 +190,12 @@ impl Node {
             raft: options.raft.clone(),
             _data_dir: data_dir,
         };
-        // Before a peer is served: an empty copy must not answer in its original's name.
+        // All of it before a peer is served: who must not come back as itself answers nobody in that name.
         node.refuse_second_founding(&options).await?;
+        node.found_or_join(&options).await?;
         if let Some(listener) = options.peer.listener.take() {
             node.serve_peers(listener, &options.peer, cluster_id, stopping, fault_sender.clone());
         }
-        node.found_or_join(&options).await?;
         node.spawn_tasks(&options, peers, fault_sender);
         if let Some(called) = called {
             let sharer = Sharer {

@@ -11,6 +11,7 @@ mod client;
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/peer.proto; a test holds it current")]
 mod generated;
 pub(crate) mod head;
+mod incoming;
 pub(crate) mod message;
 mod server;
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! What the node tells about itself: log events and metrics. No key, no value, no secret is in either.
 
-use std::io::{IsTerminal, stderr};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{IsTerminal, stderr},
+    panic, thread,
+};
 
 use anyhow::Context;
 use consensus::env::Env;
@@ -45,5 +49,18 @@ pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat, env: &dyn Env)
     } else {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(buffer.clone())).init();
     }
+    report_panics();
     Ok(buffer)
+}
+
+/// A panic is an event of the log like any other: a bare line on standard error is lost where a machine reads the log.
+fn report_panics() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(tracing::field::display);
+        let said = info.payload_as_str().unwrap_or("no text");
+        // Taken only where RUST_BACKTRACE asks for it.
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
+        tracing::error!(place, said, thread = thread::current().name(), backtrace, "a fault in the code");
+    }));
 }

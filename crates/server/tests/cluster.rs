@@ -215,12 +215,44 @@ fn a_node_that_lost_its_log_and_store_alone_does_not_come_back_as_itself() {
     for part in ["log", "store"] {
         std::fs::remove_dir_all(cluster.nodes[2].dir.join(part)).unwrap();
     }
-    let said = cluster.refusal(2);
-    assert!(said.contains("its log is empty: it was lost"), "{said}");
+    // However often somebody, or a supervisor, tries: it must not answer the others in its old name meanwhile, which a
+    // leader would not survive.
+    for _ in 0..6 {
+        let said = cluster.refusal(2);
+        assert!(said.contains("its log is empty: it was lost"), "{said}");
+    }
     cluster.wipe(2);
     cluster.restart(2);
     cluster.await_whole();
     assert_ne!(cluster.id(2), old);
+}
+
+#[test]
+fn a_stranger_is_refused_and_both_sides_say_why() {
+    let mut cluster = Cluster::start(1);
+    let logs = |cluster: &Cluster, number: usize, sentence: &str, reason: &str| {
+        wait_for(&format!("node {number} to log {sentence:?} and {reason:?}"), || {
+            cluster.log_text(number).lines().any(|line| line.contains(sentence) && line.contains(reason)).then_some(())
+        });
+    };
+    // Another secret.
+    let stranger = cluster.reserve();
+    cluster.configure(stranger);
+    cluster.spawn_with_secret(stranger, "some-other-cluster's-secret");
+    logs(&cluster, 0, "a peer is refused", "token");
+    logs(&cluster, stranger, "the peer refuses this node's messages", "token");
+    assert!(!cluster.is_ready(stranger));
+    cluster.kill(stranger);
+    // The same secret, but the data directory of another cluster.
+    let mut other = Cluster::start(2);
+    other.kill(1);
+    assert!(!cluster.nodes[stranger].dir.exists(), "a node that was never let in has nothing to keep");
+    std::fs::rename(&other.nodes[1].dir, &cluster.nodes[stranger].dir).unwrap();
+    cluster.spawn(stranger);
+    logs(&cluster, 0, "a peer is refused", "is of cluster");
+    logs(&cluster, stranger, "the peer refuses this node's messages", "is of cluster");
+    assert!(!cluster.is_ready(stranger));
+    assert_eq!(cluster.status(0)["nodes"].as_array().unwrap().len(), 1, "none of them was taken in");
 }
 
 #[test]

@@ -61,6 +61,11 @@ pub async fn start(hub: &Hub, options: Options) -> Group<MemoryEngine> {
 impl Cluster {
     /// Members 1 to `count`, founded together, with a leader.
     pub async fn start(count: u64) -> Self {
+        Self::start_with(count, options).await
+    }
+
+    /// The same, with options for each of them.
+    pub async fn start_with(count: u64, options: impl Fn(u64) -> Options) -> Self {
         let hub = Hub::default();
         let mut groups = BTreeMap::new();
         for id in 1..=count {

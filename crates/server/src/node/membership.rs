@@ -66,7 +66,8 @@ fn next(values: &Group<DiskEngine>, members: &Members) -> Option<Step> {
 async fn carry_out(values: &Group<DiskEngine>, lessor: &Lessor, step: Step) -> Result<(), String> {
     let command = match step {
         Step::SetVoters(voters) => {
-            tracing::info!(?voters, "changing the voters");
+            let names = voters.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            tracing::info!(voters = names, "changing the voters");
             // Decided anew for as long as a lease is waited for: who was silent may be back.
             let decide = |members: &Members| match next(values, members) {
                 Some(Step::SetVoters(now)) if now == voters => Ok(MemberChange::SetVoters(now)),

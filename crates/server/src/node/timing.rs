@@ -24,6 +24,9 @@ pub(crate) const SUSPICION_AGE_MAX: Duration = Duration::from_millis(1_500);
 pub(crate) const DOUBT_GAP_MAX: Duration = Duration::from_millis(500);
 /// How often the cluster's members are looked at, and the cache's.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
+/// The least time between two looks at the cache group. Under load each request is news of the group, and a look costs more
+/// than a request.
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// A member that was heard from within this time counts as living.
 pub(crate) const CONTACT_AGE_MAX: Duration = Duration::from_millis(1_500);
 /// How long a change of the cache group's members is waited for.

@@ -32,6 +32,7 @@ use super::{
         peer_server::{Peer, PeerServer},
     },
     head::{self, Head, Token},
+    incoming::bounded,
     message::Ask,
 };
 
@@ -84,8 +85,11 @@ pub(crate) async fn serve<I: Inbound>(
     let peer = PeerServer::new(Desk { inbound, stopped: stopped.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let porter = doorman.clone();
     let service = InterceptedService::new(peer, move |request| doorman.let_in(request));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), move |from| {
+        porter.log(Some(from), "it has too many connections, or all peers together have");
+    });
     let serving = server.add_service(service).serve_with_incoming_shutdown(incoming, stopped);
     tokio::select! {
         served = serving => served.context("the peers' listener has failed"),

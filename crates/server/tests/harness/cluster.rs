@@ -142,6 +142,11 @@ impl Cluster {
     }
 
     pub(crate) fn spawn(&mut self, number: usize) {
+        self.spawn_with_secret(number, SECRET);
+    }
+
+    /// As [`Cluster::spawn`], for a node that may have the secret of another cluster.
+    pub(crate) fn spawn_with_secret(&mut self, number: usize, secret: &str) {
         assert!(self.nodes[number].child.is_none());
         drop(std::fs::remove_file(self.nodes[number].dir.join("addresses.json")));
         let log = File::options().create(true).append(true).open(self.log(number)).unwrap();
@@ -152,10 +157,11 @@ impl Cluster {
             Some(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_insid")]).args(run);
-                command.stdin(Stdio::null()).env_remove("RUST_LOG").env("INSIDB_INSTANCE_SECRET", SECRET);
+                command.stdin(Stdio::null()).env_remove("RUST_LOG");
                 command
             }
         };
+        command.env("INSIDB_INSTANCE_SECRET", secret);
         self.nodes[number].child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
