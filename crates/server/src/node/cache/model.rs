@@ -5,12 +5,13 @@
 //! `values` group, a register that takes one change after another. Each rule can be left out ([`rules`]): then the search
 //! must find what the rule is there for.
 //!
-//! - [`cluster`]: what there is, and what may happen to it.
+//! - [`cluster`]: what there is, and what processes do; [`group`]: what their members do.
 //! - [`calm`]: what becomes of it once nothing fails any more.
 //! - [`searches`]: the clusters that are searched, with and without each rule.
 
 mod calm;
 mod cluster;
+mod group;
 mod raft;
 mod rules;
 mod searches;

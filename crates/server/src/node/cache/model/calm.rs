@@ -176,11 +176,11 @@ impl<'a> Calm<'a> {
             }
         }
         if !self.leader().is_some_and(|leader| self.has_quorum(leader)) {
-            let candidates = (0..self.state.processes.len()).map(node).filter(|node| {
+            let is_of_it = |node: &NodeId| {
                 self.state.member(*node).is_some_and(|member| member.generation == self.state.registry.generation)
-            });
-            // One that is not in the set hands over, and who is in it is chosen then.
-            let mut candidates: Vec<NodeId> = candidates.collect();
+            };
+            let mut candidates: Vec<NodeId> = (0..self.state.processes.len()).map(node).filter(is_of_it).collect();
+            // Whoever hands over does so to another one.
             candidates.sort_by_key(|node| !self.state.registry.nodes.contains_key(node));
             let mut elections = candidates
                 .into_iter()

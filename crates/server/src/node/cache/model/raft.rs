@@ -176,10 +176,11 @@ impl Member {
     }
 }
 
-/// The memberships that a change leads to, or none when it is refused.
+/// The membership that a change leads to, or none when it is refused. Without joint consensus it takes effect on the leader's
+/// word alone.
 pub(super) fn change(member: &Member, change: &Change, has_joint: bool) -> Option<Config> {
     let (_, config) = member.config()?;
-    if !member.knows_config_committed() {
+    if has_joint && !member.knows_config_committed() {
         return None;
     }
     match change {

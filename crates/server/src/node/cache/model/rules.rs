@@ -17,7 +17,7 @@ pub(super) enum Rule {
     NewIdentity,
     /// 3: a process joins before it becomes anything in the group.
     JoinFirst,
-    /// 3: voters change through joint consensus.
+    /// 3: voters change with the consent of the old ones and the new ones, one change after another: joint consensus.
     JointConsensus,
     /// 4: a generation ends only when a majority of the node set is out.
     MajorityOut,
