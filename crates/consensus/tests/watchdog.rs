@@ -113,6 +113,9 @@ async fn when_every_disk_stalls_nobody_is_better_off_and_the_leader_stays() {
     let log = durable.running[&leader].log.clone();
     eventually("a long stall", || async { log.stalled_for() > Duration::from_secs(2) }).await;
     assert!(!write.is_finished(), "no disk has it");
+    // The leader's first: while another's disk works and its own does not, it would rightly hand over.
+    durable.running[&leader].session.release_syncs();
+    eventually("the leader's disk to work", || async { log.stalled_for() == Duration::ZERO }).await;
     for member in durable.running.values() {
         member.session.release_syncs();
     }
