@@ -156,7 +156,7 @@ impl<E: Engine> Group<E> {
         W: Wire,
     {
         let vote = opening::vote(&options, &mut log).await?;
-        check_that_state_is_ours(&options, machine.applied(), vote.as_ref())?;
+        check_that_state_is_ours(&options, machine.applied(), vote.as_ref(), &mut log).await?;
         join_log_and_state(&options, &mut log, machine.applied().position).await?;
         let shared = machine.shared();
         let engine = machine.engine().clone();
@@ -353,6 +353,12 @@ impl<E: Engine> Group<E> {
     /// clock when it leads, else from what the leader's messages say, aged since. None when it never heard.
     pub fn quorum_age(&self) -> Option<Duration> {
         self.inner.contact.quorum_age()
+    }
+
+    /// How long ago a member last showed that it has lost what it had acknowledged to this one as its leader: it has
+    /// forgotten what it promised, and must not go on as itself. None when it never did, or has everything again.
+    pub fn gone_back_age(&self, member: MemberId) -> Option<Duration> {
+        self.inner.contact.gone_back_age(member)
     }
 
     /// The state's hash after the entry at `index`, if that is among the newest that this member has applied.

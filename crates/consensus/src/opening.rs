@@ -9,35 +9,62 @@
 //!    why: the purge is made up for. Or it leaves the note alone, which then means nothing.
 //! 4. Whatever else is found has lost one of the two, or has an older copy of it, and with the log its votes: refused.
 
-use openraft::storage::{RaftLogReader, RaftLogStorage};
+use openraft::{
+    entry::RaftPayload,
+    storage::{RaftLogReader, RaftLogStorage},
+};
 use state::{applied::Applied, ids::Position};
 
 use crate::{
     group::Options,
     state_machine::decode_applied,
-    types::{TypeConfig, Vote, log_id, position},
+    types::{MemberId, TypeConfig, Vote, log_id, position},
 };
 
-/// A member that once voted for itself is one of those that its state names: in a store copied from another node it would
-/// wait for ever to be elected. One that never did may have a state that does not name it yet: a snapshot from before it
-/// was taken in.
-pub(crate) fn check_that_state_is_ours(
+/// A member that once voted for itself is one of those that its state names, or that the log behind the state does: in a
+/// store copied from another node it would wait for ever to be elected. Its state alone may be a snapshot from before it was
+/// taken in.
+pub(crate) async fn check_that_state_is_ours<L: RaftLogStorage<TypeConfig>>(
     options: &Options,
     applied: &Applied,
     vote: Option<&Vote>,
+    log: &mut L,
 ) -> Result<(), String> {
     let (_, stored) = decode_applied(applied).map_err(|error| error.to_string())?;
     let membership = stored.membership();
     let has_campaigned = vote.is_some_and(|vote| vote.leader_id.voted_for == options.member);
-    if has_campaigned && membership.nodes().next().is_some() && membership.get_node(&options.member).is_none() {
-        return Err(format!(
-            "the store of the {} group is another node's: it does not know member {}. Put back this node's own store, \
-             or rebuild the node",
-            options.name(),
-            options.member
-        ));
+    if !has_campaigned || membership.nodes().next().is_none() || membership.get_node(&options.member).is_some() {
+        return Ok(());
     }
-    Ok(())
+    let begin = applied.position.map_or(0, |position| position.index + 1);
+    let is_named = names(log, begin, options.member)
+        .await
+        .map_err(|error| format!("cannot read the log of the {} group: {error}", options.name()))?;
+    if is_named {
+        return Ok(());
+    }
+    Err(format!(
+        "the store of the {} group is another node's: it does not know member {}. Put back this node's own store, or \
+         rebuild the node",
+        options.name(),
+        options.member
+    ))
+}
+
+/// Whether a membership in the log from `begin` on names the member.
+async fn names<L: RaftLogStorage<TypeConfig>>(log: &mut L, begin: u64, member: MemberId) -> std::io::Result<bool> {
+    let state = log.get_log_state().await?;
+    let begin = begin.max(state.last_purged_log_id.map_or(0, |purged| purged.index + 1));
+    let end = state.last_log_id.map_or(0, |last| last.index + 1);
+    let mut reader = log.get_log_reader().await;
+    for index in begin..end {
+        let entries = RaftLogReader::<TypeConfig>::try_get_log_entries(&mut reader, index..=index).await?;
+        let mut memberships = entries.iter().filter_map(|entry| entry.payload.get_membership());
+        if memberships.any(|membership| membership.get_node(&member).is_some()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Checks that the log goes on where the state ends, and ends what a crash in an installation has left undone.

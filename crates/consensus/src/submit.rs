@@ -171,13 +171,30 @@ impl<E: Engine> Group<E> {
         }
     }
 
-    /// Waits until something may be new about the group, briefly, and no longer than until the moment `until`.
+    /// Waits until something may be new about the group's leader or its members, briefly, and no longer than until the
+    /// moment `until`. Not for what changes with each entry or question: whoever asks again because of that would be
+    /// woken by its own question, and ask without a pause.
     pub async fn await_news(&self, until: Instant) {
         let until = until.min(Instant::now() + NEWS_WAIT_MAX);
         // A group that has stopped has no more news; that is found out by asking it.
-        if let Ok(Err(_)) = timeout_at(until, self.raft().metrics().changed()).await {
+        if let Ok(Err(_)) = timeout_at(until, self.raft().server_metrics().changed()).await {
             tokio::time::sleep_until(until).await;
         }
+    }
+
+    /// Waits until this member has applied up to `index`; false when the time is up, or the group has stopped, before.
+    pub async fn await_applied(&self, index: u64, until: Instant) -> bool {
+        let mut metrics = self.raft().metrics();
+        let is_applied = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+            metrics.last_applied.map_or(0, |applied| applied.index()) >= index
+        };
+        while !is_applied(&metrics.borrow_watched()) {
+            match timeout_at(until, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
+        true
     }
 }
 

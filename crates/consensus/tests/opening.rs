@@ -91,6 +91,26 @@ async fn a_crash_at_any_moment_of_an_installation_leaves_what_a_start_goes_on_fr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_came_by_a_snapshot_and_has_led_starts_again_after_a_crash() {
+    let mut durable = Durable::start(1, 0).await;
+    write_and_purge(&durable, 1, "k").await;
+    durable.disks.insert(NEWCOMER, FaultyDisk::new());
+    durable.restart(NEWCOMER).await;
+    let newcomer = MemberId::from(NEWCOMER);
+    durable.group(1).add_learner(newcomer, Peer::default()).await.unwrap();
+    await_caught_up(&durable, 1).await;
+    assert_eq!(durable.group(NEWCOMER).installs(), 1);
+    durable.group(1).set_voters([MemberId::from(1), newcomer].into()).await.unwrap();
+    durable.group(1).transfer(newcomer, Duration::from_secs(5)).await.unwrap();
+    durable.group(NEWCOMER).submit(set("k", "v"), soon()).await.unwrap();
+    // Its state is durable up to the snapshot, from before it was taken in; the log knows better.
+    durable.crash(NEWCOMER, None).await;
+    durable.restart(NEWCOMER).await;
+    durable.await_equal_states().await;
+    durable.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_does_not_come_ahead_of_a_log_whose_disk_is_slow() {
     let mut durable = Durable::start(3, 1 << 20).await;
     let leader = durable.leader().await;

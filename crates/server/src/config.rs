@@ -293,6 +293,17 @@ impl Config {
         if self.public_address == self.private_address && self.public_address.port() != 0 {
             return Err(("private_address", "it must differ from `public_address`".to_owned()));
         }
+        if let Some(peer) = self.peer_address {
+            let taken = [self.public_address, self.private_address].contains(&peer) && peer.port() != 0;
+            if taken {
+                return Err(("peer_address", "it must differ from `public_address` and `private_address`".to_owned()));
+            }
+            if peer.ip().is_unspecified() && self.peer_advertise.is_empty() {
+                let fault =
+                    "the other nodes cannot reach this node there: name in `peer_advertise` the address that they use";
+                return Err(("peer_address", fault.to_owned()));
+            }
+        }
         crate::telemetry::parse_filter(&self.log_level).map(drop).map_err(|error| ("log_level", error))
     }
 

@@ -6,11 +6,13 @@
 //! backwards, with a last checkpoint, so that the next start has nothing to re-apply.
 
 pub(crate) mod cache;
+mod census;
 mod changes;
 mod cleanup;
 pub(crate) mod data_dir;
 pub(crate) mod desk;
 mod divergence;
+pub(crate) mod joining;
 pub(crate) mod lease;
 mod lessor;
 mod membership;
@@ -59,11 +61,7 @@ use self::{
 };
 use crate::{
     env::monotonic_ns,
-    peer::{
-        self, PeerOptions, PeerTls, Peers, ServeOptions,
-        head::Token,
-        message::{Ask, Newcomer, Told},
-    },
+    peer::{self, PeerOptions, PeerTls, Peers, ServeOptions, head::Token},
     rate::{Book, Holdings},
 };
 
@@ -191,8 +189,16 @@ impl Node {
             _data_dir: data_dir,
         };
         // All of it before a peer is served: who must not come back as itself answers nobody in that name.
-        node.refuse_second_founding(&options).await?;
+        let founds = node._data_dir.may_found() && !node.values.is_founded().await?;
+        if founds && let Some(address) = joining::founded_before(&node.desk, &options.peer.join).await {
+            bail!(joining::second_founding(&address));
+        }
         node.found_or_join(&options).await?;
+        if founds {
+            let watch =
+                joining::watch_for_first_founding(node.desk.clone(), options.peer.join.clone(), fault_sender.clone());
+            node.tasks.push(tokio::spawn(watch).abort_handle());
+        }
         if let Some(listener) = options.peer.listener.take() {
             node.serve_peers(listener, &options.peer, cluster_id, stopping, fault_sender.clone());
         }
@@ -253,26 +259,6 @@ impl Node {
         Ok(())
     }
 
-    /// A permission to found that was copied before it was used is one too many: a peer of the same cluster that has
-    /// entries in its log shows that the cluster was founded. Nodes that wait to be taken in have none.
-    async fn refuse_second_founding(&self, options: &Options) -> anyhow::Result<()> {
-        if !self._data_dir.may_found() || self.values.is_founded().await? {
-            return Ok(());
-        }
-        for address in options.peer.join.iter().filter(|address| *address != self.desk.address()) {
-            let told = self.desk.peers().ask(address, &Ask::Status, timing::FOUNDING_WAIT_MAX).await;
-            if let Ok(Told::Status(status)) = told
-                && status.values.last_index > 0
-            {
-                bail!(
-                    "the node at {address} belongs to this cluster, which was founded before: this data directory is a copy \
-                     of one that was used. Remove it, and the node joins as a new member"
-                );
-            }
-        }
-        Ok(())
-    }
-
     fn spawn_tasks(&mut self, options: &Options, peers: Peers, fault: watch::Sender<Option<String>>) {
         let words = Arc::<Words>::default();
         let keeper = Keeper {
@@ -305,7 +291,8 @@ impl Node {
             tokio::spawn(keeper.run()),
             tokio::spawn(membership::run(self.values.clone(), self.desk.lessor())),
             tokio::spawn(cleanup::run(self.values.clone(), self.cache.clone())),
-            tokio::spawn(join(self.desk.clone(), self.values.clone(), options.peer.join.clone())),
+            tokio::spawn(joining::join(self.desk.clone(), self.values.clone(), options.peer.join.clone())),
+            tokio::spawn(census::mind_full_disk(self.values.clone(), self.desk.clone())),
         ];
         self.tasks.extend(tasks.iter().map(|task| task.abort_handle()));
     }
@@ -436,70 +423,6 @@ impl Node {
             drop(serving.await);
         }
         self.log.close().context("closing the log")
-    }
-}
-
-/// Asks to be taken in until the node is a member at its present address.
-async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<String>) {
-    let own = Newcomer { node: values.member().node, address: desk.address().to_owned() };
-    let mut patience = Instant::now();
-    while !values
-        .members()
-        .members
-        .iter()
-        .any(|member| member.id == values.member() && member.peer.address == own.address)
-    {
-        let mut said = "no peer answers".to_owned();
-        for address in peers.iter().filter(|address| **address != own.address) {
-            match ask_to_join(&desk, address, &own).await {
-                Ok(()) => break,
-                Err(reason) => said = reason,
-            }
-        }
-        if Instant::now() >= patience {
-            patience = Instant::now() + timing::PATIENCE;
-            tracing::info!(reason = said, "the node asks to be taken into the cluster");
-        }
-        sleep(timing::JOIN_PAUSE).await;
-    }
-}
-
-async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Result<(), String> {
-    let ask = Ask::Join(own.clone());
-    let mut at = address.to_owned();
-    // The first one may name the leader.
-    for _ in 0..2 {
-        match desk.peers().ask(&at, &ask, timing::STEP_WAIT_MAX).await {
-            Ok(Told::Done) => return Ok(()),
-            Ok(Told::NotLeader(Some(leader))) => at = leader.address,
-            Ok(Told::NotLeader(None)) => return Err(format!("{at} knows no leader")),
-            Ok(Told::Refused(reason)) => return Err(format!("{at} refuses: {reason}")),
-            Ok(_) => return Err(format!("{at} does not know whether it is done")),
-            Err(error) => return Err(format!("{at}: {error}")),
-        }
-    }
-    Err("the leader has changed meanwhile".to_owned())
-}
-
-/// The cluster that answers at one of these addresses; asked again and again until one does.
-pub(crate) async fn find_cluster(peers: &Peers, join: &[String]) -> Uuid {
-    let mut patience = Instant::now();
-    loop {
-        for address in join {
-            if let Ok(Told::Identity(identity)) = peers.ask(address, &Ask::Identify, timing::STEP_WAIT_MAX).await
-                && let Some(cluster_id) = identity.cluster_id
-            {
-                return cluster_id;
-            }
-        }
-        if Instant::now() >= patience {
-            patience = Instant::now() + timing::PATIENCE;
-            tracing::info!(
-                ?join,
-                "no node of a cluster answers yet; this one waits, since with `join` set it founds none"
-            );
-        }
-        sleep(timing::JOIN_PAUSE).await;
     }
 }
 

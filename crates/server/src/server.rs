@@ -100,7 +100,7 @@ async fn create_joining_data_dir(config: &Config, token: &Token, env: &dyn Env) 
     let node = NodeId(env.random_u64());
     let peers =
         Peers::new(PeerOptions { node, cluster_id: Arc::default(), token: token.clone(), tls: peer_tls(config)? });
-    let cluster_id = node::find_cluster(&peers, &config.join).await;
+    let cluster_id = node::joining::find_cluster(&peers, &config.join).await;
     DataDir::create(&config.data_dir, cluster_id, node, Role::Joiner)
 }
 

@@ -18,9 +18,10 @@ mod metrics;
 pub(crate) use log_buffer::LogBuffer;
 pub(crate) use metrics::Metrics;
 
-/// openraft tells at the level "info" what it thinks: only its errors are for operators, unless they ask for more.
+/// openraft tells what it thinks, and calls an error what is none for an operator, such as a change of the members that comes
+/// while another is under way. What ends a group is told as the node's fault; the rest is for those who ask for it.
 const OPENRAFT: &str = "openraft";
-const OPENRAFT_LEVEL: &str = "openraft=error";
+const OPENRAFT_LEVEL: &str = "openraft=off";
 
 /// Which events are logged.
 ///

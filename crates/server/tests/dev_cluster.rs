@@ -347,6 +347,37 @@ fn a_copied_permission_founds_no_second_cluster() {
 }
 
 #[test]
+fn a_second_founding_ends_when_the_first_cluster_is_there_again() {
+    let home = tempfile::tempdir().unwrap();
+    let mut made = Made::init(&home.path().join("made"), &[]);
+    let (data, copy) = (made.dir.join("node1/data"), home.path().join("copy"));
+    assert!(Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap().success());
+    for number in [1, 2, 3] {
+        made.run(number);
+    }
+    made.await_voters(3);
+    for mut child in made.children.drain(..) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    made.run(1);
+    wait_for("the second cluster to be founded", || addresses(&data));
+    made.run(2);
+    made.run(3);
+    let ended = wait_for("the second founder to end", || made.children[0].try_wait().unwrap());
+    // It finds it out by itself, or by the state that it brings into the first cluster.
+    let said = text(&made.dir.with_extension("log"));
+    let reasons = ["this data directory is a copy", "this node's state differs from the other nodes'"];
+    assert!(ended.code() == Some(1) && reasons.iter().any(|reason| said.contains(reason)), "{said}");
+    made.children.remove(0).wait().unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    made.run(1);
+    made.await_voters(3);
+}
+
+#[test]
 fn machines_are_configured_by_name_and_by_address() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("made");

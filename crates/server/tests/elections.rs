@@ -1,4 +1,4 @@
-//! A busy machine is no reason for an election.
+//! A busy machine is no reason for an election, and a missing majority none to keep the machine busy.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, reason = "tests have real threads")]
@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{cluster::Cluster, history::Traffic};
+use harness::{cluster::Cluster, history::Traffic, wait_for};
 
 /// How long the machine is kept busy.
 const BUSY: Duration = Duration::from_secs(10);
@@ -80,4 +80,25 @@ fn a_busy_machine_causes_no_election() {
     load.end();
     traffic.end_and_check(&mut cluster);
     assert_eq!(terms(&cluster), before, "terms of values and cache: there was an election");
+}
+
+#[test]
+fn a_node_without_a_majority_waits_in_peace() {
+    for leads in [true, false] {
+        let mut cluster = Cluster::start(3);
+        let (key, _) = cluster.create_key(0, "tenant");
+        let leader = cluster.leader();
+        let stays = if leads { leader } else { (leader + 1) % 3 };
+        (0..3).filter(|number| *number != stays).for_each(|number| cluster.kill(number));
+        let mut client = cluster.client(stays, &key);
+        wait_for("the leader's lease to run out", || (client.get("/vs?key=k").status == 503).then_some(()));
+        // Each of these waits for a leader as long as a request may.
+        let (begun, before) = (Instant::now(), cluster.cpu_time(stays));
+        for _ in 0..2 {
+            assert_eq!(client.get("/vs?key=k").status, 503);
+        }
+        let (waited, worked) = (begun.elapsed(), cluster.cpu_time(stays) - before);
+        assert!(waited >= Duration::from_secs(1), "it was refused within {waited:?}");
+        assert!(worked < waited / 4, "{worked:?} of work in {waited:?}; the node led: {leads}");
+    }
 }

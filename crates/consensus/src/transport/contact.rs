@@ -1,10 +1,11 @@
-//! What a member knows of its leader's hold on the group.
+//! What a member knows of the others: where they are, its leader's hold on the group, and whether a log has gone back.
 //!
 //! A leader knows when a quorum last answered it. A follower is told so with each append: what the append says, aged
 //! since it arrived. By this the cache group's members tell a leader that works from one that is cut off but still heard
 //! (`ARCHITECTURE.md`, the volatile group, rule 6).
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use openraft::{
 };
 use tokio::time::Instant;
 
-use crate::types::TypeConfig;
+use crate::types::{LogId, MemberId, Peer, TypeConfig};
 
 type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 
@@ -33,6 +34,8 @@ pub(crate) struct Contact {
     /// Set once the group runs: the network, which needs it, is made before.
     metrics: OnceLock<Metrics>,
     heard: Mutex<Option<Heard>>,
+    /// Members whose log has gone back, and when they last showed it.
+    reverted: Mutex<BTreeMap<MemberId, Instant>>,
 }
 
 impl Contact {
@@ -72,13 +75,53 @@ impl Contact {
         self.own_quorum_age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Where a member is reached by the membership of now. openraft keeps its links to a member whose address has changed.
+    pub(crate) fn peer(&self, id: MemberId) -> Option<Peer> {
+        let metrics = self.metrics.get()?.borrow_watched();
+        metrics.membership_config.membership().get_node(&id).cloned()
+    }
+
+    /// Takes note of a member that says it has no entry at `conflict`. True when it had acknowledged it to this leader: its
+    /// log has gone back, and what it has promised with it. openraft relies on that this never is.
+    pub(crate) fn has_gone_back(&self, id: MemberId, conflict: LogId) -> bool {
+        let matched = self.matched(id);
+        let has_gone_back = matched.is_some_and(|matched| matched.index >= conflict.index);
+        if has_gone_back && self.reverted().insert(id, Instant::now()).is_none() {
+            tracing::error!(member = %id, acknowledged = matched.map(|log_id| log_id.index), missing = conflict.index,
+                "a member's log has lost what it had acknowledged: an old copy of its directory, or a disk that lost writes");
+        }
+        has_gone_back
+    }
+
+    /// Takes note of a member that has the entry: where it is all that it ever acknowledged, its log is whole again.
+    pub(crate) fn has_it(&self, id: MemberId, log_id: LogId) {
+        let mut reverted = self.reverted();
+        if reverted.contains_key(&id) && self.matched(id).is_some_and(|matched| matched.index <= log_id.index) {
+            reverted.remove(&id);
+        }
+    }
+
+    fn matched(&self, id: MemberId) -> Option<LogId> {
+        let metrics = self.metrics.get()?.borrow_watched();
+        metrics.replication.as_ref()?.get(&id).copied().flatten()
+    }
+
+    /// How long ago a member last showed that its log has gone back.
+    pub(crate) fn gone_back_age(&self, id: MemberId) -> Option<Duration> {
+        self.reverted().get(&id).map(Instant::elapsed)
+    }
+
+    fn reverted(&self) -> std::sync::MutexGuard<'_, BTreeMap<MemberId, Instant>> {
+        self.reverted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn leads(&self) -> bool {
         self.metrics.get().is_some_and(|metrics| metrics.borrow_watched().state == ServerState::Leader)
     }
 
     fn own_quorum_age(&self) -> Option<Duration> {
         let metrics = self.metrics.get()?.borrow_watched();
-        let voters = metrics.membership_config.membership().voter_ids().collect::<std::collections::BTreeSet<_>>();
+        let voters = metrics.membership_config.membership().voter_ids().collect::<BTreeSet<_>>();
         if voters.len() == 1 && voters.contains(&metrics.id) {
             return Some(Duration::ZERO);
         }

@@ -127,9 +127,14 @@ pub(crate) struct Link<W, E> {
 }
 
 impl<W: Wire, E: Engine> Link<W, E> {
+    /// Where the member is now; while the membership does not say, where it was when openraft made the link.
+    fn peer(&self) -> Peer {
+        self.contact.peer(self.route.to).unwrap_or_else(|| self.peer.clone())
+    }
+
     async fn ask(&self, question: &Question, option: &RPCOption) -> Result<Answer, RPCError<TypeConfig>> {
         // Every answer that openraft still waits for is of use; `soft_ttl` would cut off the last quarter.
-        match self.peers.ask(self.route.to, &self.peer, question, option.hard_ttl()).await {
+        match self.peers.ask(self.route.to, &self.peer(), question, option.hard_ttl()).await {
             Ok(Answer::Stopped) => Err(broken("the peer's group has stopped").into()),
             Ok(answer) => Ok(answer),
             Err(error) => Err(rpc_error(error)),
@@ -149,9 +154,14 @@ impl<W: Wire, E: Engine> Link<W, E> {
         });
         let opening = stream::once(async { message::encode(&Opening::Append) });
         let frames: BoxStream<'static, Bytes> = opening.chain(appends).boxed();
-        let opened = self.wire.stream(&self.peer.address, self.route.clone(), frames);
+        let address = self.peer().address;
+        let opened = self.wire.stream(&address, self.route.clone(), frames);
+        let (contact, to) = (self.contact.clone(), self.route.to);
         match timeout(SILENCE_MAX, opened).await {
-            Ok(answers) => Ok(answers_of(answers.map_err(rpc_error)?, unanswered)),
+            Ok(answers) => {
+                let answers = answers_of(answers.map_err(rpc_error)?, unanswered);
+                Ok(answers.map(move |answer| refuse_reversion(&contact, to, answer)).boxed())
+            }
             Err(_) => Err(broken("the peer does not take a stream").into()),
         }
     }
@@ -194,6 +204,20 @@ async fn next_answer(answers: &mut Frames, unanswered: &Unanswered) -> Option<Ap
     }
 }
 
+/// A log that has gone back is nothing that openraft can work with: the member counts as one that does not answer.
+fn refuse_reversion(contact: &Contact, to: MemberId, answer: AppendResult) -> AppendResult {
+    match answer {
+        Ok(Err(StreamAppendError::Conflict(log_id))) if contact.has_gone_back(to, log_id) => {
+            Err(broken("the peer's log has gone back").into())
+        }
+        Ok(Ok(Some(log_id))) => {
+            contact.has_it(to, log_id);
+            Ok(Ok(Some(log_id)))
+        }
+        other => other,
+    }
+}
+
 fn decode_appended(frame: &[u8]) -> AppendResult {
     match message::decode(frame) {
         Ok(Appended::Matching(log_id)) => Ok(Ok(log_id)),
@@ -212,8 +236,14 @@ impl<W: Wire, E: Engine> RaftNetworkV2<TypeConfig> for Link<W, E> {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendResponse, RPCError<TypeConfig>> {
+        let before = request.prev_log_id;
         let append = Append { request, quorum_age_ms: self.contact.quorum_age_ms() };
         match self.ask(&Question::Append(append), &option).await? {
+            Answer::Appended(AppendResponse::Conflict)
+                if before.is_some_and(|before| self.contact.has_gone_back(self.route.to, before)) =>
+            {
+                Err(broken("the peer's log has gone back").into())
+            }
             Answer::Appended(response) => Ok(response),
             other => Err(unexpected(&other)),
         }
@@ -280,7 +310,8 @@ impl<W: Wire, E: Engine> RaftNetworkV2<TypeConfig> for Link<W, E> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let sending = outbound_snapshot::send(&self.wire, &self.peer, &self.route, vote, snapshot);
+        let peer = self.peer();
+        let sending = outbound_snapshot::send(&self.wire, &peer, &self.route, vote, snapshot);
         tokio::select! {
             closed = cancel => Err(closed.into()),
             sent = sending => sent,

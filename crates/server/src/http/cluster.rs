@@ -102,7 +102,17 @@ fn describe(
 /// `POST /admin/cluster/add`.
 pub(crate) async fn add(mut call: KnownCall<'_>) -> Result<Response, Error> {
     let request::ClusterAdd { address } = call.call.json().await?;
+    if !is_address(&address) {
+        return Err(Error::invalid("Field `address` is no peer address: HOST:PORT, as the other nodes reach it"));
+    }
     change(&call.call.app.service, Change::Add { address }).await
+}
+
+/// Whether it is a host and a port, as far as can be said without looking the name up.
+fn is_address(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    (1..=255).contains(&host.len()) && host.bytes().all(is_name) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// `POST /admin/cluster/remove`.

@@ -8,11 +8,12 @@ use consensus::{
     types::{MemberId, Peer},
 };
 use state::ids::NodeId;
+use tokio::time::{Instant, sleep};
 
 use super::{
     desk::Desk,
     membership::{is_heard, survives_removal},
-    timing::{HAND_OVER_WAIT_MAX, RENEWAL_WAIT_MAX},
+    timing::{CACHE_WAIT_MAX, HAND_OVER_WAIT_MAX, LOOK, RENEWAL_WAIT_MAX},
 };
 use crate::peer::message::{Ask, Change, Newcomer, Told};
 
@@ -59,6 +60,21 @@ impl Desk {
             Ok(_) => return Told::Refused(format!("the node at {address} does not say who it is")),
             Err(error) => return Told::Refused(format!("the node at {address} cannot be asked: {error}")),
         };
+        let members = self.values.members().members;
+        let known =
+            members.into_iter().find(|member| member.id.node == identity.node && member.peer.address != address);
+        if let Some(known) = known {
+            // Another name for the same place may be one that the other nodes cannot use: "localhost".
+            let old = &known.peer.address;
+            let told = self.peers.ask(old, &Ask::Identify, RENEWAL_WAIT_MAX).await;
+            if matches!(told, Ok(Told::Identity(old)) if old.node == identity.node) {
+                return Told::Refused(format!(
+                    "the node at {address} is node {}, a member already, and answers at {old}; to have it known by another \
+                     address, set its peer_advertise and start it again",
+                    identity.node
+                ));
+            }
+        }
         self.take_in(Newcomer { node: identity.node, address: address.to_owned() }).await
     }
 
@@ -73,7 +89,29 @@ impl Desk {
             .registry()
             .is_ok_and(|registry| registry.removed.contains(&node) || registry.nodes.contains_key(&node));
         let own = self.values.member();
-        self.carry_out(move |members| remove(own, members, node, was_member)).await
+        match self.carry_out(move |members| remove(own, members, node, was_member)).await {
+            Told::Done => self.await_out_of_cache(node).await,
+            other => other,
+        }
+    }
+
+    /// The Cache's members follow those of the Value Store. Until they have, the death of a process that left counts against
+    /// the Cache's majority.
+    async fn await_out_of_cache(&self, node: NodeId) -> Told {
+        let until = Instant::now() + CACHE_WAIT_MAX;
+        loop {
+            let registry = self.values.local().registry();
+            if registry.is_ok_and(|registry| !registry.nodes.contains_key(&node) && registry.unsettled.is_none()) {
+                return Told::Done;
+            }
+            if Instant::now() >= until {
+                return Told::Refused(format!(
+                    "node {node} has been removed from the Value Store; the Cache's members have not followed yet. Leave its \
+                     process running until `insic cluster status` shows the Cache without it"
+                ));
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// The leader cannot take itself out: another one does, to which the asker comes by the answer.

@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::{
     cache::{Cache, suspicion::Suspicions},
+    census::Census,
     lease::Holder,
     lessor::Lessor,
     shares::ShareDesk,
@@ -50,6 +51,7 @@ pub(crate) struct Desk {
     cluster_id: Arc<OnceLock<Uuid>>,
     address: String,
     suspicions: Mutex<Suspicions>,
+    census: Mutex<Census>,
     shares: ShareDesk,
 }
 
@@ -70,7 +72,7 @@ impl Desk {
         let Parts { cluster_id, address, public_url, env, values, cache, peers, holder } = parts;
         let (node, process) = (values.member().node, env.random_u64());
         let lessor = Lessor::new(values.clone(), env);
-        let (suspicions, shares) = (Mutex::default(), ShareDesk::default());
+        let (suspicions, census, shares) = (Mutex::default(), Mutex::default(), ShareDesk::default());
         Self {
             node,
             process,
@@ -83,6 +85,7 @@ impl Desk {
             cluster_id,
             address,
             suspicions,
+            census,
             shares,
         }
     }
@@ -109,6 +112,10 @@ impl Desk {
 
     pub(super) fn suspicions(&self) -> MutexGuard<'_, Suspicions> {
         self.suspicions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn census(&self) -> MutexGuard<'_, Census> {
+        self.census.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// That this node does not lead, and who does.
@@ -173,14 +180,11 @@ impl Desk {
 
     /// Answers when this process has applied so much.
     pub(super) async fn await_applied(&self, index: u64, wait_max: Duration) -> Told {
-        let until = Instant::now() + wait_max;
-        while self.values.status().applied_index < index {
-            if Instant::now() >= until {
-                return Told::Unknown;
-            }
-            self.values.await_news(until).await;
+        if self.values.await_applied(index, Instant::now() + wait_max).await {
+            Told::Applied { process: self.process }
+        } else {
+            Told::Unknown
         }
-        Told::Applied { process: self.process }
     }
 }
 

@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use state::hash::StateHash;
 
 use super::{desk::Desk, lease::Process, timing::HASH_WAIT_MAX};
-use crate::peer::message::{Ask, Renewal, Sample, Told};
+use crate::peer::message::{Ask, Condemned, Renewal, Sample, Told};
 
 /// Who is wrong when two hashes differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,9 @@ impl Desk {
                 tracing::error!(%node, store, index, %theirs, %ours, "states differ, and a majority has this node's");
                 self.lessor.leases().condemn(
                     process,
-                    format!("its {store} state at index {index} hashes to {theirs}, a majority's to {ours}"),
+                    Condemned::Differs(format!(
+                        "its {store} state at index {index} hashes to {theirs}, a majority's to {ours}"
+                    )),
                 );
             }
             Verdict::Ours => {
@@ -131,7 +133,9 @@ impl Desk {
                 // Its own next renewal finds this, and stops the node.
                 self.lessor.leases().condemn(
                     self.process(),
-                    format!("its {store} state at index {index} hashes to {ours}, a majority's to another hash"),
+                    Condemned::Differs(format!(
+                        "its {store} state at index {index} hashes to {ours}, a majority's to another hash"
+                    )),
                 );
             }
             Verdict::Unknown => {

@@ -46,6 +46,7 @@ use std::{
 use state::ids::NodeId;
 
 use super::timing::{NODE_LEASE, NODE_LEASE_MARGIN};
+use crate::peer::message::Condemned;
 
 #[cfg(test)]
 mod model;
@@ -109,8 +110,8 @@ pub(crate) struct Leases {
     grants: BTreeMap<Process, Grant>,
     /// Nodes that are granted nothing, by how many attempts to remove them are under way. Not of one term.
     leaving: BTreeMap<NodeId, u32>,
-    /// Processes whose state differs from the majority's, and why they think so. For good.
-    diverged: BTreeMap<Process, String>,
+    /// Processes that must end, and why. For good.
+    condemned: BTreeMap<Process, Condemned>,
     /// Processes of which two differ, and it is not known who is right.
     doubted: BTreeSet<Process>,
 }
@@ -169,7 +170,7 @@ impl Leases {
         let granted = is_member
             && applied >= self.floor
             && !self.leaving.contains_key(&process.node)
-            && !self.diverged.contains_key(&process)
+            && !self.condemned.contains_key(&process)
             && !self.doubted.contains(&process);
         if is_member {
             let old_leases_end_at = self.settled_at();
@@ -236,14 +237,14 @@ impl Leases {
         }
     }
 
-    /// The process's state differs from what a majority has: it is granted nothing any more.
-    pub(crate) fn condemn(&mut self, process: Process, reason: String) {
-        self.diverged.insert(process, reason);
+    /// The process must end: it is granted nothing any more.
+    pub(crate) fn condemn(&mut self, process: Process, why: Condemned) {
+        self.condemned.insert(process, why);
     }
 
     /// Why the process is condemned, if it is.
-    pub(crate) fn condemned(&self, process: Process) -> Option<String> {
-        self.diverged.get(&process).cloned()
+    pub(crate) fn condemned(&self, process: Process) -> Option<Condemned> {
+        self.condemned.get(&process).cloned()
     }
 
     /// The process's state differs from another's, and it is not known whose is right: it is granted nothing until that

@@ -59,6 +59,7 @@ impl Keeper {
             // Not the sample's index: a state is visible a moment before it is made known that it has changed, by which
             // callers that were looked up before are looked up again.
             applied: self.values.status().applied_index,
+            is_disk_full: self.values.is_disk_full(),
         };
         let told = self.desk.ask_leader(Ask::Renew(renewal), RENEWAL_WAIT_MAX).await;
         let Told::Renewed(renewed) = told else {
@@ -66,13 +67,11 @@ impl Keeper {
             self.words.told_to_drop(None);
             return Asked::Again;
         };
-        let Renewed { granted, floor: _, leader_public_url, drop_generation, diverged, is_doubted } = renewed;
-        if let Some(reason) = diverged {
+        let Renewed { granted, floor: _, leader_public_url, drop_generation, condemned, is_doubted } = renewed;
+        if let Some(condemned) = condemned {
             self.holder.give_up();
-            tracing::error!(reason, "this node's state differs from the other nodes': it goes out of service");
-            self.fault.send_replace(Some(format!(
-                "this node's state differs from the other nodes': {reason}. Start it with an empty data directory to rebuild it"
-            )));
+            tracing::error!(reason = %condemned, "this node goes out of service");
+            self.fault.send_replace(Some(condemned.to_string()));
             return Asked::Settled;
         }
         if is_doubted {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use consensus::types::MemberId;
 use futures_util::future::join_all;
 use state::{ids::NodeId, registry::RegistryState};
 use tokio::time::{Instant, sleep};
@@ -11,18 +12,31 @@ use super::{
     lease::{Barrier, Process},
     timing::{LOOK, RENEWAL_WAIT_MAX},
 };
-use crate::peer::message::{Ask, Renewal, Renewed, Told};
+use crate::peer::message::{Ask, Condemned, Renewal, Renewed, Told};
 
 impl Desk {
     pub(super) async fn renew(&self, renewal: Renewal) -> Told {
         let Some(confirmed) = self.lessor.confirm(RENEWAL_WAIT_MAX).await else { return self.leader() };
         let process = Process { node: renewal.node, id: renewal.process };
-        self.compare(process, &renewal).await;
+        // Nobody is judged by a group that it is no member of: a copied directory may have founded one under this node's name,
+        // whose only voter would be a majority.
+        let is_member = self.member_nodes().contains(&renewal.node);
+        if is_member {
+            self.compare(process, &renewal).await;
+        }
         let now = self.now();
-        let (granted, diverged, is_doubted) = {
+        let seen = is_member.then(|| self.census().report(process, renewal.is_disk_full, now));
+        let gone_back_age = self.values.gone_back_age(MemberId { node: renewal.node, incarnation: 0 });
+        let (granted, condemned, is_doubted) = {
             let mut leases = self.lessor.leases();
             if !leases.enter(confirmed.term, confirmed.applied, now) {
                 return self.leader();
+            }
+            // Of a process before it that says nothing: what it found may be another directory.
+            if seen.is_some_and(|seen| gone_back_age.is_some_and(|age| age < seen.known_for)) {
+                leases.condemn(process, Condemned::LogWentBack);
+            } else if seen.is_some_and(|seen| seen.runs_twice) {
+                leases.condemn(process, Condemned::RunsTwice);
             }
             // Under the lock, so that who has left meanwhile is seen to have.
             let is_member = self.member_nodes().contains(&renewal.node);
@@ -35,7 +49,7 @@ impl Desk {
             floor: granted.floor,
             leader_public_url: self.public_url.clone(),
             drop_generation: self.suspected(&renewal, &registry, now),
-            diverged,
+            condemned,
             is_doubted,
         })
     }

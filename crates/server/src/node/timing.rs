@@ -24,13 +24,12 @@ pub(crate) const SUSPICION_AGE_MAX: Duration = Duration::from_millis(1_500);
 pub(crate) const DOUBT_GAP_MAX: Duration = Duration::from_millis(500);
 /// How often the cluster's members are looked at, and the cache's.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
-/// The least time between two looks at the cache group. Under load each request is news of the group, and a look costs more
-/// than a request.
-pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// A member that was heard from within this time counts as living.
 pub(crate) const CONTACT_AGE_MAX: Duration = Duration::from_millis(1_500);
 /// How long a change of the cache group's members is waited for.
 pub(crate) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long the acknowledgement of a removal waits for the Cache's members to follow.
+pub(crate) const CACHE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long one step of the node's own work waits for its group.
 pub(crate) const STEP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a leadership may take to be handed over at a stop.
@@ -49,5 +48,7 @@ pub(crate) const SHARES_HOLD: Duration = Duration::from_millis(100);
 pub(crate) const SHARES_PAUSE: Duration = Duration::from_millis(2);
 /// What each scope in a report adds to that.
 pub(crate) const SHARES_PAUSE_PER_SCOPE: Duration = Duration::from_micros(25);
+/// How often a node that has founded its cluster, and is alone in it, looks whether it was founded before.
+pub(crate) const FOUNDING_LOOK: Duration = Duration::from_secs(1);
 /// How long a node that is about to found its cluster waits for each peer's word that it was founded before.
 pub(crate) const FOUNDING_WAIT_MAX: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use uuid::Uuid;
 
 /// The version of everything that nodes say to one another.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 const TOKEN: &str = "authorization";
 const VERSION: &str = "insidb-protocol";

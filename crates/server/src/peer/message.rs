@@ -184,6 +184,8 @@ pub(crate) struct Renewal {
     pub(crate) process: u64,
     /// Up to which index the process has applied the `values` group's log, so that every request since sees it.
     pub(crate) applied: u64,
+    /// Whether it takes no entries for want of disk space.
+    pub(crate) is_disk_full: bool,
 }
 
 /// A state, named by how far it has come.
@@ -206,11 +208,42 @@ pub(crate) struct Renewed {
     pub(crate) leader_public_url: String,
     /// The cache generation whose members shall end themselves: enough of its nodes suspect it.
     pub(crate) drop_generation: Option<u64>,
-    /// Why the node must go out of service: its state differs from the leader's at the same index.
-    pub(crate) diverged: Option<String>,
+    /// Why the process must end, if it must.
+    pub(crate) condemned: Option<Condemned>,
     /// Whether the node must not serve for now: its state differs from the leader's, or another's does, and no majority is
     /// known to have either.
     pub(crate) is_doubted: bool,
+}
+
+/// Why a process must end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Condemned {
+    /// Its state differs from what a majority has: where, and the hashes.
+    Differs(String),
+    /// Its log has lost what it had acknowledged.
+    LogWentBack,
+    /// Another process runs under the same identity.
+    RunsTwice,
+}
+
+impl std::fmt::Display for Condemned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Differs(difference) => write!(
+                f,
+                "this node's state differs from the other nodes': {difference}. Start it with an empty data directory to \
+                 rebuild it"
+            ),
+            Self::LogWentBack => f.write_str(
+                "this node's log has lost what it had acknowledged: its data directory is an old copy, or its disk has lost \
+                 writes. Start it with an empty data directory, and it joins as a new node",
+            ),
+            Self::RunsTwice => f.write_str(
+                "another process runs with this node's identity: its data directory was copied. Stop both; start the \
+                 original, and the other one with an empty data directory",
+            ),
+        }
+    }
 }
 
 /// Which answer about shares a node took up last: a later report proves that it was made after that.

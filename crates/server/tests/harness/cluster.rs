@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -195,6 +195,16 @@ impl Cluster {
         client.try_request("GET", "/readyz", "").is_ok_and(|answer| answer.status == 200)
     }
 
+    /// How long the node's process has computed since it began.
+    pub(crate) fn cpu_time(&self, number: usize) -> Duration {
+        let pid = self.nodes[number].child.as_ref().unwrap().id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // User and system time, counted behind the name, which may hold blanks; in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11..=12].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     pub(crate) fn is_running(&self, number: usize) -> bool {
         self.nodes[number].child.is_some()
     }
@@ -234,6 +244,18 @@ impl Cluster {
     pub(crate) fn wipe(&self, number: usize) {
         assert!(self.nodes[number].child.is_none());
         std::fs::remove_dir_all(&self.nodes[number].dir).unwrap();
+    }
+
+    /// Gives a node that does not run another peer address, which its next start takes.
+    pub(crate) fn move_peer(&mut self, number: usize) {
+        self.nodes[number].peer.set_port(free_port());
+    }
+
+    /// Copies the data directory of a node that does not run.
+    pub(crate) fn copy_data(&self, number: usize, to: &Path) {
+        assert!(self.nodes[number].child.is_none());
+        let copied = Command::new("cp").arg("-a").arg(&self.nodes[number].dir).arg(to).status().unwrap();
+        assert!(copied.success());
     }
 
     pub(crate) fn client(&self, number: usize, key: &str) -> Client {
@@ -323,7 +345,7 @@ impl Cluster {
                 return;
             }
             assert!(Instant::now() < deadline, "the cluster does not become whole: {status:#}");
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
     }
 }

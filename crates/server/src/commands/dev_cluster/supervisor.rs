@@ -24,6 +24,9 @@ use crate::{
 
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// For how long after the signal to start what has ended a process still counts that was killed just before, and whose end
+/// is not known yet.
+const AGAIN_TIME: Duration = Duration::from_secs(2);
 /// How long a node may take to stop: longer than what is in flight may (`shutdown_timeout_ms`).
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long a node of an earlier run, whose supervisor was killed, may take to stop by itself.
@@ -81,14 +84,15 @@ impl<'a> Supervisor<'a> {
         self.start_missing().await?;
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again_until = Instant::now();
         loop {
             tokio::select! {
-                _ = again.recv() => {
-                    // What was killed just now is missing too.
-                    self.look().await?;
-                    self.start_missing().await?;
-                }
-                _ = looks.tick() => self.look().await?,
+                _ = again.recv() => again_until = Instant::now() + AGAIN_TIME,
+                _ = looks.tick() => {}
+            }
+            self.look().await?;
+            if Instant::now() < again_until {
+                self.start_missing().await?;
             }
         }
     }

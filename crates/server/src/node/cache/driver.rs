@@ -34,8 +34,8 @@ use super::{
     suspicion::Doubt,
 };
 use crate::node::timing::{
-    CHANGE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_PAUSE, HAND_OVER_WAIT_MAX, LOOK, LOOK_PAUSE, NODE_LEASE,
-    RAFT_LEASE_AND_MARGIN, STEP_WAIT_MAX,
+    CHANGE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_PAUSE, HAND_OVER_WAIT_MAX, LOOK, NODE_LEASE, RAFT_LEASE_AND_MARGIN,
+    STEP_WAIT_MAX,
 };
 
 /// What lease renewals carry for the driver.
@@ -97,7 +97,6 @@ impl<W: Wire> Driver<W> {
                 Ok(true) => is_failing = false,
                 Ok(false) => {
                     is_failing = false;
-                    sleep(LOOK_PAUSE).await;
                     self.values.await_news(Instant::now() + LOOK).await;
                 }
                 Err(error) => {

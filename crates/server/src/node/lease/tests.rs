@@ -142,11 +142,11 @@ fn a_node_that_leaves_is_granted_nothing_and_waited_out() {
 fn a_process_that_differs_is_never_granted_a_lease_again() {
     let mut leases = leases(1, 0, 0.0);
     leases.renew(B, 5, true, s(1.0));
-    leases.condemn(B, "it differs".to_owned());
+    leases.condemn(B, Condemned::LogWentBack);
     assert!(!leases.renew(B, 6, true, s(1.1)).granted);
     assert!(leases.enter(5, 6, s(2.0)), "nor in a later term");
     assert!(!leases.renew(B, 6, true, s(2.1)).granted);
-    assert_eq!(leases.condemned(B).as_deref(), Some("it differs"));
+    assert_eq!(leases.condemned(B), Some(Condemned::LogWentBack));
     assert!(leases.renew(B_AGAIN, 6, true, s(2.1)).granted, "what comes after it is looked at anew");
 }
 

@@ -1,0 +1,143 @@
+//! What the leader learns of the other nodes from their renewals, beside their leases and states.
+//!
+//! 1. Whose disk is full. A leader whose own is, while another voter's is not, hands over: else a single full disk would
+//!    stop the writes of all. Where all are full nobody is better off.
+//! 2. Which identity runs twice: somebody has copied a data directory. Two processes of one node that ask in turn are seen
+//!    by that: a process that has ended does not come back. A message or two of its last moment may, so it takes
+//!    [`RETURNS_MAX`] of them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use consensus::{Group, Member, types::MemberId};
+use state::ids::NodeId;
+use storage::disk::DiskEngine;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::{
+    desk::Desk,
+    lease::Process,
+    membership::is_heard,
+    timing::{CONTACT_AGE_MAX, HAND_OVER_WAIT_MAX, LOOK},
+};
+
+/// How often a former process of a node may ask after its successor before it is sure that both run.
+const RETURNS_MAX: u32 = 4;
+
+/// What is known of the nodes.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    nodes: BTreeMap<NodeId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    process: u64,
+    former: Option<u64>,
+    returns: u32,
+    is_disk_full: bool,
+    since: Duration,
+    at: Duration,
+}
+
+/// What is known of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// For how long it has been the node's newest.
+    pub(super) known_for: Duration,
+    /// Whether another one runs under the same identity.
+    pub(super) runs_twice: bool,
+}
+
+impl Census {
+    /// Takes up what a process says when it asks for its lease.
+    pub(super) fn report(&mut self, process: Process, is_disk_full: bool, now: Duration) -> Seen {
+        let Process { node, id } = process;
+        let first = Entry { process: id, former: None, returns: 0, is_disk_full, since: now, at: now };
+        let entry = self.nodes.entry(node).or_insert(first);
+        (entry.is_disk_full, entry.at) = (is_disk_full, now);
+        if id != entry.process {
+            entry.returns = if entry.former == Some(id) { entry.returns + 1 } else { 0 };
+            entry.former = Some(std::mem::replace(&mut entry.process, id));
+            entry.since = now;
+        }
+        Seen { known_for: now.saturating_sub(entry.since), runs_twice: entry.returns >= RETURNS_MAX }
+    }
+
+    fn has_room(&self, node: NodeId, now: Duration) -> bool {
+        let lately = |entry: &&Entry| now.saturating_sub(entry.at) <= CONTACT_AGE_MAX;
+        self.nodes.get(&node).filter(lately).is_some_and(|entry| !entry.is_disk_full)
+    }
+
+    /// The voter that a leader with a full disk hands over to.
+    fn successor(&self, own: MemberId, members: &[Member], now: Duration) -> Option<MemberId> {
+        let others = members.iter().filter(|member| member.is_voter && member.id != own && is_heard(member));
+        let fit = others.filter(|member| self.has_room(member.id.node, now));
+        fit.max_by_key(|member| member.matched_index).map(|member| member.id)
+    }
+}
+
+/// Hands the `values` group over while this node leads it and has no room, for as long as the task lives.
+pub(super) async fn mind_full_disk(values: Group<DiskEngine>, desk: Arc<Desk>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if !(values.is_disk_full() && values.status().is_leader) {
+            continue;
+        }
+        let successor = desk.census().successor(values.member(), &values.members().members, desk.now());
+        let Some(successor) = successor else { continue };
+        tracing::warn!(to = %successor, "this node's disk is full: handing the leadership over to one that has room");
+        if let Err(error) = values.transfer(successor, HAND_OVER_WAIT_MAX).await {
+            tracing::warn!(%error, "the leadership was not taken over");
+            sleep(HAND_OVER_WAIT_MAX).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::types::Peer;
+
+    use super::*;
+
+    fn process(id: u64) -> Process {
+        Process { node: NodeId(2), id }
+    }
+
+    #[test]
+    fn processes_of_one_node_that_ask_in_turn_are_two_that_run() {
+        let now = Duration::ZERO;
+        let mut census = Census::default();
+        // Restarts, each with a late word of the one before.
+        for id in 1..20 {
+            for asks in [id, id, id - 1, id] {
+                assert!(!census.report(process(asks), false, now).runs_twice);
+            }
+        }
+        assert!((0..20).any(|turn| census.report(process(30 + turn % 2), false, now).runs_twice));
+    }
+
+    #[test]
+    fn who_has_room_and_is_furthest_takes_over() {
+        let now = Duration::from_secs(60);
+        let member = |node: u64, matched_index, last_contact_ms| Member {
+            id: MemberId::from(node),
+            peer: Peer::default(),
+            is_voter: node != 5,
+            matched_index: Some(matched_index),
+            last_contact: Some(Duration::from_millis(last_contact_ms)),
+        };
+        let members = [member(1, 9, 0), member(2, 8, 10), member(3, 7, 10), member(4, 9, 10), member(5, 9, 10)];
+        let mut census = Census::default();
+        let own = MemberId::from(1);
+        assert_eq!(census.successor(own, &members, now), None, "nobody has said that it has room");
+        for (node, is_disk_full, at) in [(2, false, now), (3, false, now), (4, true, now), (5, false, now)] {
+            census.report(Process { node: NodeId(node), id: 7 }, is_disk_full, at);
+        }
+        assert_eq!(census.successor(own, &members, now), Some(MemberId::from(2)));
+        census.report(Process { node: NodeId(2), id: 7 }, true, now);
+        assert_eq!(census.successor(own, &members, now), Some(MemberId::from(3)));
+        assert_eq!(census.successor(own, &members, now + CONTACT_AGE_MAX * 2), None, "that was a while ago");
+    }
+}

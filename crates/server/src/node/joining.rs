@@ -1,0 +1,138 @@
+//! How a node comes into its cluster, and how it finds out that it must not found one.
+
+use std::sync::Arc;
+
+use consensus::Group;
+use storage::disk::DiskEngine;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use uuid::Uuid;
+
+use super::{desk::Desk, timing};
+use crate::peer::{
+    Peers,
+    message::{Ask, Newcomer, Status, Told},
+};
+
+/// Asks to be taken in until the node is a member at its present address; from then on whenever it has no leader for long,
+/// to say why.
+pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<String>) {
+    let own = Newcomer { node: values.member().node, address: desk.address().to_owned() };
+    let mut patience = Instant::now();
+    while !values
+        .members()
+        .members
+        .iter()
+        .any(|member| member.id == values.member() && member.peer.address == own.address)
+    {
+        let mut said = "no peer answers".to_owned();
+        for address in peers.iter().filter(|address| **address != own.address) {
+            match ask_to_join(&desk, address, &own).await {
+                Ok(()) => break,
+                Err(reason) => said = reason,
+            }
+        }
+        if Instant::now() >= patience {
+            patience = Instant::now() + timing::PATIENCE;
+            tracing::info!(reason = said, "the node asks to be taken into the cluster");
+        }
+        sleep(timing::JOIN_PAUSE).await;
+    }
+    loop {
+        sleep(timing::PATIENCE).await;
+        if values.status().leader.is_some() {
+            continue;
+        }
+        // A node that was removed hears no more of its cluster: only by asking it learns that.
+        for address in peers.iter().filter(|address| **address != own.address) {
+            if let Err(reason) = ask_to_join(&desk, address, &own).await {
+                tracing::warn!(reason, "no leader is known");
+            }
+        }
+    }
+}
+
+async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Result<(), String> {
+    let ask = Ask::Join(own.clone());
+    let mut at = address.to_owned();
+    // The first one may name the leader.
+    for _ in 0..2 {
+        match desk.peers().ask(&at, &ask, timing::STEP_WAIT_MAX).await {
+            Ok(Told::Done) => return Ok(()),
+            Ok(Told::NotLeader(Some(leader))) => at = leader.address,
+            Ok(Told::NotLeader(None)) => return Err(format!("{at} knows no leader")),
+            Ok(Told::Refused(reason)) => return Err(format!("{at} refuses: {reason}")),
+            Ok(_) => return Err(format!("{at} does not know whether it is done")),
+            Err(error) => return Err(format!("{at}: {error}")),
+        }
+    }
+    Err("the leader has changed meanwhile".to_owned())
+}
+
+/// The cluster that answers at one of these addresses; asked again and again until one does.
+pub(crate) async fn find_cluster(peers: &Peers, join: &[String]) -> Uuid {
+    let mut patience = Instant::now();
+    loop {
+        for address in join {
+            if let Ok(Told::Identity(identity)) = peers.ask(address, &Ask::Identify, timing::STEP_WAIT_MAX).await
+                && let Some(cluster_id) = identity.cluster_id
+            {
+                return cluster_id;
+            }
+        }
+        if Instant::now() >= patience {
+            patience = Instant::now() + timing::PATIENCE;
+            tracing::info!(
+                ?join,
+                "no node of a cluster answers yet; this one waits, since with `join` set it founds none"
+            );
+        }
+        sleep(timing::JOIN_PAUSE).await;
+    }
+}
+
+/// The address of a peer that shows that the cluster was founded before this node does it: one of the same cluster that has
+/// entries in its log. Nodes that wait to be taken in have none. A permission to found that was copied before it was used
+/// is one too many.
+pub(super) async fn founded_before(desk: &Desk, join: &[String]) -> Option<String> {
+    others(desk, join, |status| status.values.last_index > 0).await
+}
+
+/// The same for as long as the node is alone in what it has founded: who was down when it looked may be back since. A peer
+/// that follows, or is, another leader of this cluster says it; those that were removed from here do not count.
+pub(super) async fn watch_for_first_founding(desk: Arc<Desk>, join: Vec<String>, fault: watch::Sender<Option<String>>) {
+    while desk.values.members().members.len() < 2 {
+        let removed = desk.values.local().registry().unwrap_or_default().removed;
+        let found = others(&desk, &join, |status| {
+            let follows_another = status.values.leader.is_some_and(|leader| leader.node != desk.node);
+            status.node != desk.node && follows_another && !removed.contains(&status.node)
+        });
+        if let Some(address) = found.await {
+            desk.holder.give_up();
+            fault.send_replace(Some(second_founding(&address)));
+            return;
+        }
+        sleep(timing::FOUNDING_LOOK).await;
+    }
+}
+
+/// The first of the peers whose status shows it.
+async fn others(desk: &Desk, join: &[String], shows: impl Fn(&Status) -> bool) -> Option<String> {
+    for address in join.iter().filter(|address| *address != desk.address()) {
+        if let Ok(Told::Status(status)) = desk.peers().ask(address, &Ask::Status, timing::FOUNDING_WAIT_MAX).await
+            && shows(&status)
+        {
+            return Some(address.clone());
+        }
+    }
+    None
+}
+
+pub(super) fn second_founding(address: &str) -> String {
+    format!(
+        "the node at {address} belongs to this cluster, which was founded before: this data directory is a copy of one that \
+         was used. Remove it, and the node joins as a new member"
+    )
+}
