@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use openraft::{Raft, async_runtime::watch::WatchReceiver as _, errors::ClientWriteError, raft::ClientWriteResult};
 use state::{
     bounds::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX},
@@ -176,8 +177,11 @@ impl<E: Engine> Group<E> {
     /// woken by its own question, and ask without a pause.
     pub async fn await_news(&self, until: Instant) {
         let until = until.min(Instant::now() + NEWS_WAIT_MAX);
+        let mut news = self.raft().server_metrics();
+        // A new receiver takes all that ever was for news.
+        let _ = news.changed().now_or_never();
         // A group that has stopped has no more news; that is found out by asking it.
-        if let Ok(Err(_)) = timeout_at(until, self.raft().server_metrics().changed()).await {
+        if let Ok(Err(_)) = timeout_at(until, news.changed()).await {
             tokio::time::sleep_until(until).await;
         }
     }

@@ -157,13 +157,17 @@ impl<W: Wire, E: Engine> Link<W, E> {
         let address = self.peer().address;
         let opened = self.wire.stream(&address, self.route.clone(), frames);
         let (contact, to) = (self.contact.clone(), self.route.to);
-        match timeout(SILENCE_MAX, opened).await {
-            Ok(answers) => {
-                let answers = answers_of(answers.map_err(rpc_error)?, unanswered);
-                Ok(answers.map(move |answer| refuse_reversion(&contact, to, answer)).boxed())
+        let error = match timeout(SILENCE_MAX, opened).await {
+            Ok(Ok(answers)) => {
+                let answers = answers_of(answers, unanswered);
+                return Ok(answers.map(move |answer| refuse_reversion(&contact, to, answer)).boxed());
             }
-            Err(_) => Err(broken("the peer does not take a stream").into()),
-        }
+            Ok(Err(error)) => rpc_error(error),
+            Err(_) => broken("the peer does not take a stream").into(),
+        };
+        // openraft pauses where it is asked for a request, and nobody has asked for one yet: it would try again at once.
+        tokio::time::sleep(RETRY_PAUSE).await;
+        Err(error)
     }
 }
 
