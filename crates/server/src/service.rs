@@ -130,6 +130,14 @@ impl Service {
         if holder.is_valid(desk.now()) { Ok(()) } else { Err(Error::NoLeader) }
     }
 
+    /// Lets a probe for readiness through only when this process votes in the cache group: until then, the end of another
+    /// node may cost the Cache its majority, and whoever restarts nodes one after another goes by that probe.
+    pub(crate) fn check_cache_vote(&self) -> Result<(), Error> {
+        let cache = self.cache().ok_or(Error::NoLeader)?;
+        let votes = cache.group.members().voters.contains(&cache.group.member());
+        if votes { Ok(()) } else { Err(Error::NoLeader) }
+    }
+
     /// Up to where this node knows of keys and limits, as an index of the `values` group's log. Whoever looks at a caller
     /// after this call sees at least what was in force there.
     pub(crate) fn control_index(&self) -> u64 {

@@ -256,6 +256,22 @@ fn a_stranger_is_refused_and_both_sides_say_why() {
 }
 
 #[test]
+fn every_node_tells_how_far_all_have_come() {
+    let cluster = Cluster::start(3);
+    for number in 0..3 {
+        wait_for(&format!("node {number} to know lag and contact of all"), || {
+            let status = cluster.status(number);
+            let followers = |group: &str| {
+                let nodes = status["nodes"].as_array().unwrap().iter();
+                let of_group = nodes.map(|node| node[group].clone()).filter(|member| member["role"] == "voter");
+                of_group.filter(|member| member["lag"] == 0 && member["last_contact_ms"].is_u64()).count()
+            };
+            (followers("values") == 2 && followers("cache") == 2).then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_change_of_keys_is_in_force_everywhere_when_it_is_acknowledged() {
     let cluster = Cluster::start(3);
     for round in 0..20 {

@@ -138,6 +138,19 @@ impl Callers {
         }
     }
 
+    /// Whether the root key is presented in these headers. It follows from the secret, and no lease is needed to know it.
+    ///
+    /// # Errors
+    /// 401 when no key is.
+    pub(crate) fn presents_root(&self, headers: &HeaderMap) -> Result<bool, Error> {
+        Ok(self.is_root_hash(&hash(presented(headers)?)))
+    }
+
+    /// The root key's holder.
+    pub(crate) fn root(&self) -> Arc<Known> {
+        self.root.clone()
+    }
+
     /// Whether this is the root key's text.
     pub(crate) fn is_root(&self, key: &str) -> bool {
         self.is_root_hash(&hash(key))

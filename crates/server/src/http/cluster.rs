@@ -42,6 +42,9 @@ pub(crate) async fn status(call: KnownCall<'_>) -> Result<Response, Error> {
     let cache = service.cache();
     let cache_members = cache.as_ref().map(|cache| cache.group.members());
     let cache_leader = cache.as_ref().and_then(|cache| cache.group.status().leader);
+    let says = |leader: Option<MemberId>| told.get(&leader?.node)?.as_ref();
+    let values = Lead { leader: own.values.leader, says: says(own.values.leader).map(|status| &status.values) };
+    let cached_by = Lead { leader: cache_leader, says: says(cache_leader).and_then(|status| status.cache.as_ref()) };
     let node = |member: &Member| {
         let status = told.get(&member.id.node).and_then(Option::as_ref);
         response::ClusterNode {
@@ -49,13 +52,13 @@ pub(crate) async fn status(call: KnownCall<'_>) -> Result<Response, Error> {
             address: member.peer.address.clone(),
             reachable: status.is_some(),
             version: status.map(|status| status.version.clone()),
-            values: describe(member, own.values.leader, own.values.last_index, 0, status.map(|status| &status.values)),
-            cache: cache_member(&cache_members, member.id.node).map(|cached| {
-                let last_index = own.cache.as_ref().map_or(0, |own| own.last_index);
+            values: describe(member, &values, 0, status.map(|status| &status.values)),
+            cache: {
                 let generation = cache.as_ref().map_or(0, |cache| cache.generation);
                 let says = status.and_then(|status| status.cache.as_ref());
-                describe(cached, cache_leader, last_index, generation, says)
-            }),
+                cache_member(&cache_members, member.id.node, says.map(|says| says.member))
+                    .map(|cached| describe(cached, &cached_by, generation, says))
+            },
         }
     };
     Ok(json(&response::Cluster {
@@ -67,24 +70,32 @@ pub(crate) async fn status(call: KnownCall<'_>) -> Result<Response, Error> {
     }))
 }
 
-/// The node's member of the cache group: the voter, where there are several.
-fn cache_member(members: &Option<Members>, node: NodeId) -> Option<&Member> {
-    let of_node = members.as_ref()?.members.iter().filter(|member| member.id.node == node);
-    of_node.max_by_key(|member| (member.is_voter, member.id.incarnation))
+/// The node's member of the cache group: the one that its process says it is, which the group may not have yet; the vote of a
+/// former one is nobody's. Of a node that says nothing, the voter.
+fn cache_member(members: &Option<Members>, node: NodeId, says: Option<MemberId>) -> Option<&Member> {
+    let mut of_node = members.as_ref()?.members.iter().filter(|member| member.id.node == node);
+    match says {
+        Some(id) => of_node.find(|member| member.id == id),
+        None => of_node.max_by_key(|member| (member.is_voter, member.id.incarnation)),
+    }
 }
 
-fn describe(
-    member: &Member,
+/// A group's leader, and what it says: only it knows how far the others have come.
+struct Lead<'a> {
     leader: Option<MemberId>,
-    last_index: u64,
-    generation: u64,
-    says: Option<&GroupStatus>,
-) -> response::ClusterMember {
-    let role = match (leader == Some(member.id), member.is_voter) {
+    says: Option<&'a GroupStatus>,
+}
+
+fn describe(member: &Member, lead: &Lead<'_>, generation: u64, says: Option<&GroupStatus>) -> response::ClusterMember {
+    let role = match (lead.leader == Some(member.id), member.is_voter) {
         (true, _) => response::Role::Leader,
         (false, true) => response::Role::Voter,
         (false, false) => response::Role::Learner,
     };
+    let follower = lead.says.and_then(|says| {
+        let of_member = says.followers.iter().find(|follower| follower.member == member.id)?;
+        Some((says.last_index, of_member))
+    });
     let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     response::ClusterMember {
         role,
@@ -94,8 +105,11 @@ fn describe(
         last_index: says.map(|says| says.last_index),
         applied_index: says.map(|says| says.applied_index),
         state_hash: says.and_then(|says| says.state_hash).map(|hash| hash.to_string()),
-        lag: member.matched_index.map(|matched| last_index.saturating_sub(matched)),
-        last_contact_ms: member.last_contact.filter(|_| role != response::Role::Leader).map(millis),
+        lag: follower.and_then(|(last_index, follower)| Some(last_index.saturating_sub(follower.matched_index?))),
+        last_contact_ms: follower
+            .and_then(|(_, follower)| follower.last_contact)
+            .filter(|_| role != response::Role::Leader)
+            .map(millis),
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) async fn serve(app: &App, operation: Operation) -> Result<Response, E
         Operation::Live => Ok(text("ok".to_owned(), "text/plain; charset=utf-8")),
         Operation::Ready => {
             app.service.both(Instant::now() + READY_TIME_MAX).await?;
+            app.service.check_cache_vote()?;
             app.callers.check_shares()?;
             // Last, so that it is of now: without it the node refuses what it could read.
             app.service.check_lease()?;

@@ -108,7 +108,8 @@ fn identify(app: &App, row: &Route, headers: &HeaderMap) -> Result<Option<Arc<Kn
     match row.permission {
         Permission::Open => Ok(None),
         Permission::AnyKey => app.callers.authenticate(headers, &app.service).map(Some),
-        Permission::Root => match app.callers.authenticate(headers, &app.service)? {
+        Permission::RootAnytime if app.callers.presents_root(headers)? => Ok(Some(app.callers.root())),
+        Permission::Root | Permission::RootAnytime => match app.callers.authenticate(headers, &app.service)? {
             known if known.is_root() => Ok(Some(known)),
             _ => Err(Error::Unauthorized("This route takes the root key alone")),
         },

@@ -60,6 +60,9 @@ pub(crate) enum Permission {
     AnyKey,
     /// The root key alone; any other is answered like an unknown one.
     Root,
+    /// The same, also of a node that has no lease, and so knows of no other key whether it is valid: what it tells is how
+    /// things stand, which is asked most when the cluster does not serve.
+    RootAnytime,
 }
 
 /// What the keys of an iterate look like, and what it takes.
@@ -253,10 +256,10 @@ fn standing(operation: Operation) -> (Listener, Class, Permission) {
         | Operation::AdminEntities
         | Operation::AdminEntityByAlias
         | Operation::AdminOps
-        | Operation::ClusterStatus
         | Operation::ClusterAdd
         | Operation::ClusterRemove
         | Operation::ClusterTransfer => (Listener::Private, Class::System, Permission::Root),
+        Operation::ClusterStatus => (Listener::Private, Class::System, Permission::RootAnytime),
         Operation::Live | Operation::Ready | Operation::Metrics => (Listener::Private, Class::System, Permission::Open),
     }
 }
@@ -349,7 +352,8 @@ mod tests {
     #[test]
     fn every_admin_row_is_private_and_for_root_alone() {
         for route in routes().iter().filter(|route| route.path.contains("/admin/")) {
-            assert_eq!((route.listener, route.permission), (Listener::Private, Permission::Root), "{route:?}");
+            assert_eq!(route.listener, Listener::Private, "{route:?}");
+            assert!(matches!(route.permission, Permission::Root | Permission::RootAnytime), "{route:?}");
         }
     }
 

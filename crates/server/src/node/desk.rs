@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use consensus::{
-    Group,
+    Group, Member,
     env::Env,
     transport::wire::{Frames, GroupId, Refusal, Route},
 };
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::peer::{
     Inbound, Peers,
-    message::{Ask, GroupStatus, Identity, Leader, Status, Told},
+    message::{Ask, Follower, GroupStatus, Identity, Leader, Status, Told},
 };
 
 /// The node, as its peers and its own tasks see it.
@@ -189,11 +189,18 @@ impl Desk {
 }
 
 fn group_status<E: storage::Engine>(group: &Group<E>, generation: u64) -> GroupStatus {
-    let consensus::Status { member, leader, term, last_index, applied_index, .. } = group.status();
+    let consensus::Status { member, leader, is_leader, term, last_index, applied_index } = group.status();
     // Index and hash out of one view: they are compared between nodes.
     let applied = group.local().applied().ok().and_then(|applied| Some((applied.position?.index, applied.state_hash)));
     let (applied_index, state_hash) = applied.map_or((applied_index, None), |(index, hash)| (index, Some(hash)));
-    GroupStatus { member, generation, leader, term, last_index, applied_index, state_hash }
+    let members = if is_leader { group.members().members } else { Vec::new() };
+    let follower = |member: Member| Follower {
+        member: member.id,
+        matched_index: member.matched_index,
+        last_contact: member.last_contact,
+    };
+    let followers = members.into_iter().map(follower).collect();
+    GroupStatus { member, generation, leader, term, last_index, applied_index, state_hash, followers }
 }
 
 impl Inbound for Desk {

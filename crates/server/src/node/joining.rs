@@ -16,8 +16,7 @@ use crate::peer::{
     message::{Ask, Newcomer, Status, Told},
 };
 
-/// Asks to be taken in until the node is a member at its present address; from then on whenever it has no leader for long,
-/// to say why.
+/// Asks to be taken in until the node is a member at its present address; from then on whenever it has no leader for long.
 pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<String>) {
     let own = Newcomer { node: values.member().node, address: desk.address().to_owned() };
     let mut patience = Instant::now();
@@ -27,31 +26,40 @@ pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<
         .iter()
         .any(|member| member.id == values.member() && member.peer.address == own.address)
     {
-        let mut said = "no peer answers".to_owned();
-        for address in peers.iter().filter(|address| **address != own.address) {
-            match ask_to_join(&desk, address, &own).await {
-                Ok(()) => break,
-                Err(reason) => said = reason,
-            }
-        }
+        let asked = ask_all(&desk, &peers, &own).await;
         if Instant::now() >= patience {
             patience = Instant::now() + timing::PATIENCE;
-            tracing::info!(reason = said, "the node asks to be taken into the cluster");
+            tracing::info!(reason = asked.err(), "the node asks to be taken into the cluster");
         }
         sleep(timing::JOIN_PAUSE).await;
     }
+    // A node that was removed, or whose address somebody else has taken, hears no more of its cluster: only by asking it
+    // learns that, or is heard again.
+    let mut patience = Instant::now() + timing::PATIENCE;
     loop {
-        sleep(timing::PATIENCE).await;
+        sleep(timing::REJOIN_PAUSE).await;
         if values.status().leader.is_some() {
+            patience = Instant::now() + timing::PATIENCE;
             continue;
         }
-        // A node that was removed hears no more of its cluster: only by asking it learns that.
-        for address in peers.iter().filter(|address| **address != own.address) {
-            if let Err(reason) = ask_to_join(&desk, address, &own).await {
-                tracing::warn!(reason, "no leader is known");
-            }
+        let asked = ask_all(&desk, &peers, &own).await;
+        if Instant::now() >= patience {
+            patience = Instant::now() + timing::PATIENCE;
+            tracing::warn!(reason = asked.err(), "no leader is known to this node");
         }
     }
+}
+
+/// Asks one peer after another to take the node in; why the last one did not, when none does.
+async fn ask_all(desk: &Desk, peers: &[String], own: &Newcomer) -> Result<(), String> {
+    let mut said = "no peer answers".to_owned();
+    for address in peers.iter().filter(|address| **address != own.address) {
+        match ask_to_join(desk, address, own).await {
+            Ok(()) => return Ok(()),
+            Err(reason) => said = reason,
+        }
+    }
+    Err(said)
 }
 
 async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Result<(), String> {

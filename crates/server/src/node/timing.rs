@@ -40,6 +40,8 @@ pub(crate) const HAND_OVER_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two askings to be taken into the cluster.
 pub(crate) const JOIN_PAUSE: Duration = Duration::from_millis(200);
+/// How often a member that knows no leader asks its peers: seldom beside an election, which it shall not be for.
+pub(crate) const REJOIN_PAUSE: Duration = Duration::from_secs(3);
 /// How often a node that starts looks whether it serves.
 pub(crate) const WATCH: Duration = Duration::from_millis(5);
 /// How long the leader keeps a report of shares without an answer when it has none to give.

@@ -3,6 +3,8 @@
 //! Encoded with postcard, behind the version that every call carries: the order of variants and fields **is the
 //! format**; new ones go to the end.
 
+use std::time::Duration;
+
 use consensus::types::MemberId;
 use serde::{Deserialize, Serialize};
 use state::{
@@ -167,6 +169,19 @@ pub(crate) struct GroupStatus {
     pub(crate) applied_index: u64,
     /// The hash of its state at that index; none before the first entry.
     pub(crate) state_hash: Option<StateHash>,
+    /// What it knows of the others, when it leads.
+    pub(crate) followers: Vec<Follower>,
+}
+
+/// What a leader knows of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Follower {
+    /// The member.
+    pub(crate) member: MemberId,
+    /// Up to where its log is known to be the leader's.
+    pub(crate) matched_index: Option<u64>,
+    /// How long ago it last answered.
+    pub(crate) last_contact: Option<Duration>,
 }
 
 /// A node asks for its lease, and says what the leader has to know of it.
