@@ -371,4 +371,21 @@ mod tests {
         assert_eq!(config.permitted_ips, ["10.0.0.0/8".parse::<IpNet>().unwrap(), "::1/128".parse().unwrap()]);
         assert_eq!(config.public_address, "[::]:1".parse().unwrap());
     }
+
+    #[test]
+    fn a_peer_address_is_one_that_the_others_can_use() {
+        let check = |peer: &str, advertised: &str| {
+            let config = Config {
+                peer_address: Some(peer.parse().unwrap()),
+                peer_advertise: advertised.to_owned(),
+                ..Config::default()
+            };
+            config.check().map_err(|(name, _)| name)
+        };
+        assert_eq!(check("127.0.0.1:8082", ""), Ok(()));
+        assert_eq!(check("0.0.0.0:8082", "db1:8082"), Ok(()));
+        assert_eq!(check("0.0.0.0:8082", ""), Err("peer_address"));
+        let taken = Config::default().private_address.to_string();
+        assert_eq!(check(&taken, ""), Err("peer_address"));
+    }
 }
