@@ -321,6 +321,22 @@ fn a_node_is_removed_for_good_and_not_when_that_would_cost_the_majority() {
 }
 
 #[test]
+fn a_node_that_was_removed_may_end_at_once_and_the_cache_stays() {
+    let mut cluster = Cluster::start(2);
+    let (key, _) = cluster.create_key(0, "tenant");
+    let stays = cluster.leader();
+    let gone = 1 - stays;
+    let mut client = cluster.client(stays, &key);
+    assert_eq!(client.post("/cache", json!({"key": "k", "value": "v"})).status, 200);
+    let body = json!({ "node": cluster.id(gone) }).to_string();
+    let removed = cluster.admin(stays, "POST", "/admin/cluster/remove", &body);
+    assert_eq!(removed.status, 200, "{}", removed.text());
+    cluster.kill(gone);
+    let read = wait_for("the cache to answer", || Some(client.get("/cache?key=k")).filter(|read| read.status != 503));
+    assert_eq!((read.status, read.json()["data"].as_str()), (200, Some("v")), "{}", read.text());
+}
+
+#[test]
 fn leadership_is_handed_over_on_request() {
     let cluster = Cluster::start(3);
     for _ in 0..4 {
