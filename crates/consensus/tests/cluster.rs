@@ -145,8 +145,11 @@ async fn a_member_that_was_away_for_long_disturbs_nobody_when_it_returns() {
     let away = [A, B, C].into_iter().find(|id| *id != leader).unwrap();
     let term = cluster.member(leader).status().term;
     cluster.hub.isolate(MemberId::from(away), &[A, B, C].map(MemberId::from));
-    // Long enough for many elections, by the clock that times them.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Many elections long, by the clock that times them.
+    members::eventually("the member to have heard nothing for long", || async {
+        cluster.member(away).staleness().is_some_and(|age| age > 16 * members::options(away).election_timeout)
+    })
+    .await;
     cluster.member(leader).submit(set("k", "v"), soon()).await.unwrap();
     cluster.hub.heal();
     assert_eq!(get(cluster.member(away), "k").await.as_deref(), Some(&b"v"[..]));

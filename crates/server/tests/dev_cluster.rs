@@ -322,16 +322,22 @@ fn configurations_of_init_form_a_cluster_in_any_order_with_and_without_tls() {
     }
 }
 
-#[test]
-fn a_copied_permission_founds_no_second_cluster() {
-    let home = tempfile::tempdir().unwrap();
-    let mut made = Made::init(&home.path().join("made"), &[]);
-    let (data, copy) = (made.dir.join("node1/data"), home.path().join("copy"));
+/// Three nodes that run, where the first one's data is, and a copy of it from before it founded.
+fn with_copied_permission(home: &Path) -> (Made, PathBuf, PathBuf) {
+    let mut made = Made::init(&home.join("made"), &[]);
+    let (data, copy) = (made.dir.join("node1/data"), home.join("copy"));
     assert!(Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap().success());
     for number in [1, 2, 3] {
         made.run(number);
     }
     made.await_voters(3);
+    (made, data, copy)
+}
+
+#[test]
+fn a_copied_permission_founds_no_second_cluster() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut made, data, copy) = with_copied_permission(home.path());
     let mut founder = made.children.remove(0);
     founder.kill().unwrap();
     founder.wait().unwrap();
@@ -349,13 +355,7 @@ fn a_copied_permission_founds_no_second_cluster() {
 #[test]
 fn a_second_founding_ends_when_the_first_cluster_is_there_again() {
     let home = tempfile::tempdir().unwrap();
-    let mut made = Made::init(&home.path().join("made"), &[]);
-    let (data, copy) = (made.dir.join("node1/data"), home.path().join("copy"));
-    assert!(Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap().success());
-    for number in [1, 2, 3] {
-        made.run(number);
-    }
-    made.await_voters(3);
+    let (mut made, data, copy) = with_copied_permission(home.path());
     for mut child in made.children.drain(..) {
         child.kill().unwrap();
         child.wait().unwrap();
