@@ -141,3 +141,15 @@ async fn a_member_alone_waits_for_its_disk() {
     assert_eq!(number(get(&group, "n").await), 2);
     durable.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_ends_the_member_with_the_reason() {
+    let mut durable = Durable::start(1, 1 << 20).await;
+    let group = durable.group(1).clone();
+    durable.running[&1].session.fail_syncs(true);
+    assert!(group.submit(bump("n"), soon()).await.is_err(), "it is not durable");
+    let fault = tokio::time::timeout(Duration::from_secs(10), group.fault()).await.expect("a fault that is told");
+    assert!(fault.contains("sync"), "{fault}");
+    drop(group);
+    durable.crash(1, None).await;
+}
