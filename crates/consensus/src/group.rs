@@ -130,7 +130,8 @@ struct Inner<E: Engine> {
     room: Room,
     tasks: [AbortHandle; 2],
     checkpoints: watch::Receiver<CheckpointStatus>,
-    fault: watch::Receiver<Option<String>>,
+    /// What has stopped the group beside openraft; the first of it.
+    fault: watch::Sender<Option<String>>,
 }
 
 impl<E: Engine> Clone for Group<E> {
@@ -201,11 +202,11 @@ impl<E: Engine> Group<E> {
 
         let status = CheckpointStatus { at: Instant::now(), took: Duration::ZERO, count: 0 };
         let (status, checkpoints) = watch::channel(status);
-        let (fault_sender, fault) = watch::channel(None);
+        let fault = watch::Sender::<Option<String>>::default();
         let checkpointer = Checkpointer { raft: raft.clone(), source: source.clone(), gate: gate.clone(), status };
+        let of_checkpoints = fault.clone();
         let checkpointer = tokio::spawn(async move {
-            let fault = checkpointer.run().await;
-            fault_sender.send_replace(Some(fault.to_string()));
+            note_first(&of_checkpoints, checkpointer.run().await.to_string());
         });
         let submitter =
             Submitter::start(raft.clone(), Forwarder::new(peers.clone(), raft.server_metrics()), gate.clone(), env);
@@ -407,18 +408,15 @@ impl<E: Engine> Group<E> {
 
     /// Returns when the group has stopped on a fault, with a sentence for people: the node must stop then.
     pub async fn fault(&self) -> String {
-        let mut fault = self.inner.fault.clone();
-        let checkpoint = async {
-            let found = fault.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
-            match found {
-                Some(fault) => fault,
-                // Only an ordinary stop ends the checkpointer without a fault: that is the other arm's to report.
-                None => std::future::pending().await,
-            }
+        let mut fault = self.inner.fault.subscribe();
+        let noted = async {
+            // The sender lives in `self`.
+            fault.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone()).unwrap_or_default()
         };
         tokio::select! {
+            biased;
+            fault = noted => fault,
             fault = self.raft_fault() => fault,
-            fault = checkpoint => fault,
         }
     }
 
@@ -429,8 +427,13 @@ impl<E: Engine> Group<E> {
         let metrics = self.inner.raft.metrics();
         match &metrics.borrow_watched().running_state {
             Err(fault) => fault.to_string(),
-            Ok(()) => "the group has stopped".to_owned(),
+            Ok(()) => "Raft has ended without a reason: by a panic, of which the log tells above".to_owned(),
         }
+    }
+
+    /// Stops the group for a reason: [`Group::fault`] returns with it.
+    pub(crate) fn condemn(&self, reason: String) {
+        note_first(&self.inner.fault, reason);
     }
 
     /// Makes a checkpoint now and lets the log be purged up to it; for an orderly stop.
@@ -457,6 +460,17 @@ impl<E: Engine> Group<E> {
         // It fails only when the core task has panicked: there is nothing left to stop then.
         drop(self.inner.raft.shutdown().await);
     }
+}
+
+/// Notes why the group must stop; what came first is the reason.
+fn note_first(fault: &watch::Sender<Option<String>>, reason: String) {
+    fault.send_if_modified(|noted| {
+        let is_first = noted.is_none();
+        if is_first {
+            *noted = Some(reason);
+        }
+        is_first
+    });
 }
 
 fn raft_config(options: &Options, has_voted: bool) -> Result<Config, String> {

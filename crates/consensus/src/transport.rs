@@ -6,6 +6,7 @@
 //! 3. `network` is openraft's way out, `inbound` the way in.
 
 pub(crate) mod contact;
+mod contradiction;
 pub(crate) mod inbound;
 pub(crate) mod inbound_snapshot;
 #[cfg(any(test, feature = "testing"))]

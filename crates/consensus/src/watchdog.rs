@@ -8,7 +8,7 @@
 //! 2. A leader then hands over to the voter whose log has come furthest, once that has grown since: a proof that the
 //!    other's disk is alive. From the moment of the transfer the leader takes no proposals, answers no reads and sends no
 //!    heartbeats, and every voter is told to honour its lease no more; should the one that was chosen not take over,
-//!    another is elected. Where no other log grows, nobody is better off or nothing is written, and all stays.
+//!    another is elected. Where no other log grows, nobody is better off or nothing is written, and it leaves all as it is.
 //! 3. While it lasts the member does not campaign. Nor could it win: openraft waits for the disk before it asks for votes.
 //! 4. When the disk is back the member takes part again.
 

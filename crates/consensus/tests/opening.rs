@@ -141,7 +141,7 @@ async fn a_lost_log_and_a_lost_store_are_refused() {
     durable.crash(1, None).await;
     let disk = durable.disks[&1].clone();
     remove(&disk, "/data/log");
-    let refused = durable::start(&disk, 1, 0, durable.hub.clone()).await.map(drop).unwrap_err();
+    let refused = durable::start(&disk, durable::options(1), 0, durable.hub.clone()).await.map(drop).unwrap_err();
     assert!(refused.contains("ends before what the store holds"), "{refused}");
 
     let mut durable = Durable::start(1, 0).await;
@@ -151,6 +151,39 @@ async fn a_lost_log_and_a_lost_store_are_refused() {
     durable.crash(1, None).await;
     let disk = durable.disks[&1].clone();
     remove(&disk, "/data/store");
-    let refused = durable::start(&disk, 1, 0, durable.hub.clone()).await.map(drop).unwrap_err();
+    let refused = durable::start(&disk, durable::options(1), 0, durable.hub.clone()).await.map(drop).unwrap_err();
     assert!(refused.contains("begins behind what the store holds"), "{refused}");
+}
+
+/// A member that founded a second group on a copy of its permission meets the first one, which has entries for it, or
+/// only a snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_has_committed_something_else_ends_before_it_takes_anything() {
+    for tail_bytes in [1 << 20, 0] {
+        let mut durable = Durable::start(3, tail_bytes).await;
+        durable.group(1).submit(set("k", "first"), soon()).await.unwrap();
+        durable.await_equal_states().await;
+        durable.crash(1, None).await;
+        // Another term, and as many entries as the second group will have.
+        let leader = durable.leader().await;
+        durable.group(leader).transfer(MemberId::from(5 - leader), Duration::from_secs(5)).await.unwrap();
+        let leader = durable.leader().await;
+        write_and_purge(&durable, leader, "k").await;
+
+        let mut second = Durable::without_members(tail_bytes);
+        second.restart(1).await;
+        second.group(1).found([(MemberId::from(1), Peer::default())].into()).await.unwrap();
+        for _ in 0..40 {
+            second.group(1).submit(bump("n"), soon()).await.unwrap();
+        }
+        let before = second.hash(1);
+        durable.hub.join(second.group(1));
+
+        let fault = tokio::time::timeout(Duration::from_secs(20), second.group(1).fault()).await.unwrap();
+        assert!(fault.contains("this data directory is a copy"), "{fault}");
+        assert_eq!(second.hash(1), before, "nothing of the first group is applied");
+        durable.group(leader).submit(bump("n"), soon()).await.unwrap();
+        second.stop().await;
+        durable.stop().await;
+    }
 }

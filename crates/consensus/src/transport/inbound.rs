@@ -73,6 +73,9 @@ impl<E: Engine> Group<E> {
 
     async fn append(&self, append: Append) -> Answer {
         let Append { request, quorum_age_ms } = append;
+        if self.contradicts(&request).await {
+            return Answer::Stopped;
+        }
         match self.raft().append_entries(request).await {
             Ok(response) => {
                 if !matches!(response, message::AppendResponse::HigherVote(_)) {
@@ -112,6 +115,9 @@ impl<E: Engine> Group<E> {
         let frame = frames.next().await?.ok()?;
         match message::decode::<Append>(&frame) {
             Ok(Append { request, quorum_age_ms }) => {
+                if self.contradicts(&request).await {
+                    return None;
+                }
                 // An append of a deposed leader says nothing of the present one.
                 if self.knows_as_leader(&request.vote) {
                     self.contact().heard(quorum_age_ms);
@@ -123,6 +129,11 @@ impl<E: Engine> Group<E> {
                 None
             }
         }
+    }
+
+    async fn contradicts(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let sent = request.prev_log_id.iter().chain(request.entries.iter().map(|entry| &entry.log_id));
+        self.is_contradicted(&request.vote, sent.copied()).await
     }
 
     fn check_route(&self, route: &Route) -> Result<(), Refusal> {

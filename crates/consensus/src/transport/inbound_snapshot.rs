@@ -145,6 +145,9 @@ impl<E: Engine> Group<E> {
             // The sender has been deposed, and learns it from this.
             return Ok(SnapshotAnswer::Done(SnapshotResponse::new(vote)));
         }
+        if self.is_contradicted(&opening.vote, opening.meta.last_log_id.into_iter()).await {
+            return Err(Unfinished::Failed("it contradicts what this member has committed".to_owned()));
+        }
         let arrivals = self.arrivals();
         let Some(number) = arrivals.enter(&opening.vote) else {
             return Err(Unfinished::Failed("a newer leader's snapshot is being received".to_owned()));

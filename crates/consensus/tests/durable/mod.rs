@@ -43,12 +43,18 @@ pub struct Member {
 pub struct Durable {
     pub hub: Hub,
     pub tail_bytes: u64,
+    pub election_timeout: Duration,
     pub disks: BTreeMap<u64, FaultyDisk>,
     pub running: BTreeMap<u64, Member>,
 }
 
+/// What a member on a disk is started with.
+pub fn options(id: u64) -> Options {
+    Options { group: GroupId::Values, ..members::options(id) }
+}
+
 /// Starts a member on its disk, on whose wire you like.
-pub async fn start(disk: &FaultyDisk, id: u64, tail_bytes: u64, wire: impl Wire) -> Result<Member, String> {
+pub async fn start(disk: &FaultyDisk, options: Options, tail_bytes: u64, wire: impl Wire) -> Result<Member, String> {
     let session = Session::new(disk);
     let engine_options = storage::disk::Options { cache_bytes: 1 << 20 };
     disk.create_dir(Path::new("/data")).unwrap();
@@ -62,7 +68,6 @@ pub async fn start(disk: &FaultyDisk, id: u64, tail_bytes: u64, wire: impl Wire)
         ..logs::setup(session.clone(), Path::new("/data/log"))
     };
     let log = DiskLog::open(setup).map_err(|error| error.to_string())?;
-    let options = Options { group: GroupId::Values, ..members::options(id) };
     let group = Group::start(options, log.clone(), wire, machine, Arc::new(System::new())).await?;
     Ok(Member { session, log, group })
 }
@@ -70,9 +75,17 @@ pub async fn start(disk: &FaultyDisk, id: u64, tail_bytes: u64, wire: impl Wire)
 impl Durable {
     /// Members 1 to `count`, founded together, with a leader.
     pub async fn start(count: u64, tail_bytes: u64) -> Self {
-        let hub = Hub::default();
-        let disks = (1..=count).map(|id| (id, FaultyDisk::new())).collect();
-        let mut durable = Self { hub, tail_bytes, disks, running: BTreeMap::new() };
+        Self::start_with(count, tail_bytes, options(1).election_timeout).await
+    }
+
+    pub fn without_members(tail_bytes: u64) -> Self {
+        let election_timeout = options(1).election_timeout;
+        Self { hub: Hub::default(), tail_bytes, election_timeout, disks: BTreeMap::new(), running: BTreeMap::new() }
+    }
+
+    /// Members whose elections take their time, for tests in which nothing but what they test may move the leadership.
+    pub async fn start_with(count: u64, tail_bytes: u64, election_timeout: Duration) -> Self {
+        let mut durable = Self { election_timeout, ..Self::without_members(tail_bytes) };
         for id in 1..=count {
             durable.restart(id).await;
         }
@@ -91,7 +104,8 @@ impl Durable {
     /// Starts a member on what its disk holds.
     pub async fn restart(&mut self, id: u64) {
         let disk = self.disks.entry(id).or_default();
-        let member = start(disk, id, self.tail_bytes, self.hub.clone()).await;
+        let options = Options { election_timeout: self.election_timeout, ..options(id) };
+        let member = start(disk, options, self.tail_bytes, self.hub.clone()).await;
         let member = member.unwrap_or_else(|reason| panic!("member {id} does not start: {reason}"));
         self.hub.join(&member.group);
         self.running.insert(id, member);
