@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use crate::{
+    env::{self, Env},
     lag::Cuts,
     log::{LocalLog, noted},
     purge::{self, Pins},
@@ -130,6 +131,7 @@ pub(crate) struct Source<E: Engine> {
     pub(crate) engine: Arc<E>,
     pub(crate) shared: Shared<E>,
     pub(crate) log: Arc<dyn LocalLog>,
+    pub(crate) env: Arc<dyn Env>,
     pub(crate) pins: Pins,
     pub(crate) cuts: Cuts,
 }
@@ -141,6 +143,7 @@ impl<E: Engine> Clone for Source<E> {
             engine: self.engine.clone(),
             shared: self.shared.clone(),
             log: self.log.clone(),
+            env: self.env.clone(),
             pins: self.pins.clone(),
             cuts: self.cuts.clone(),
         }
@@ -151,17 +154,15 @@ impl<E: Engine> Source<E> {
     /// Makes one checkpoint; once.
     pub(crate) async fn checkpoint(&self) -> Result<(), storage::Error> {
         let source = self.clone();
-        let made = tokio::task::spawn_blocking(move || {
-            source.engine.checkpoint_when(|upcoming| source.await_log(upcoming)).map(drop)
-        });
-        made.await.expect("a checkpoint does not panic, nor is its task aborted")
+        let make = move || source.engine.checkpoint_when(|upcoming| source.await_log(upcoming)).map(drop);
+        env::blocking(&*self.env, make).await
     }
 
     /// Blocks until the log is durable up to where `upcoming` comes.
     fn await_log(&self, upcoming: &E::View) -> Result<(), storage::Error> {
         let failed = |source| storage::Error::Io { what: "note a checkpoint in", path: "the log".to_owned(), source };
         match self.shared.reader_of(upcoming.clone()).applied().map_err(unreadable)?.position {
-            Some(position) => noted(self.log.note_committed(position).blocking_recv()).map_err(failed),
+            Some(position) => noted(env::block_on(&*self.env, self.log.note_committed(position))).map_err(failed),
             None => Ok(()),
         }
     }

@@ -3,7 +3,9 @@
 
 use std::{
     fmt, io,
+    pin::pin,
     sync::{Arc, Condvar, Mutex, PoisonError},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,6 +17,8 @@ pub type Body = Box<dyn FnOnce() + Send>;
 pub trait Env: Send + Sync + fmt::Debug + 'static {
     /// Starts a thread that blocks at will. Fails when the operating system has no thread to give.
     fn spawn(&self, name: &str, body: Body) -> io::Result<Box<dyn Join>>;
+    /// Runs what blocks beside the tasks of the current runtime, on one of its threads for that.
+    fn run_blocking(&self, body: Body);
     /// A signal that one thread waits for.
     fn signal(&self) -> Arc<dyn Signal>;
     /// A clock that never jumps: the time since a fixed moment of this process.
@@ -23,6 +27,40 @@ pub trait Env: Send + Sync + fmt::Debug + 'static {
     fn unix_ms(&self) -> u64;
     /// A random number that nobody outside can guess.
     fn random_u64(&self) -> u64;
+}
+
+/// Runs what blocks where it blocks no task, and answers what it answers; it goes on when nobody waits any more.
+///
+/// # Panics
+/// When `work` does.
+pub(crate) async fn blocking<T: Send + 'static>(env: &dyn Env, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    env.run_blocking(Box::new(move || {
+        // Nobody waits any more.
+        let _ = sender.send(work());
+    }));
+    receiver.await.expect("work that blocks does not panic, and its runtime outlives who waits for it")
+}
+
+/// Blocks the current thread, one that may, until `future` is done. It must need nothing of a runtime.
+pub fn block_on<F: Future>(env: &dyn Env, future: F) -> F::Output {
+    let signal = env.signal();
+    let waker = Waker::from(Arc::new(Raiser(signal.clone())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => drop(signal.wait(None)),
+        }
+    }
+}
+
+struct Raiser(Arc<dyn Signal>);
+
+impl Wake for Raiser {
+    fn wake(self: Arc<Self>) {
+        self.0.raise();
+    }
 }
 
 /// A running thread.
@@ -63,6 +101,10 @@ impl Env for System {
     fn spawn(&self, name: &str, body: Body) -> io::Result<Box<dyn Join>> {
         let handle = thread::Builder::new().name(name.to_owned()).spawn(body)?;
         Ok(Box::new(handle))
+    }
+
+    fn run_blocking(&self, body: Body) {
+        drop(tokio::task::spawn_blocking(body));
     }
 
     fn signal(&self) -> Arc<dyn Signal> {

@@ -167,10 +167,11 @@ impl<E: Engine> Group<E> {
             engine,
             shared: shared.clone(),
             log: local_log.clone(),
+            env: env.clone(),
             pins: Pins::default(),
             cuts: Cuts::default(),
         };
-        let machine = Machine::new(machine, gate.clone(), local_log.clone(), source.pins.clone());
+        let machine = Machine::new(machine, gate.clone(), local_log.clone(), source.pins.clone(), env.clone());
         let (samples, installs) = (machine.samples(), machine.installs());
         let peers = Peers::new(options.group, options.member, wire.clone());
         let contact = Arc::<Contact>::default();
@@ -180,6 +181,7 @@ impl<E: Engine> Group<E> {
             wire: Cuttable { wire, cuts: source.cuts.clone() },
             peers: peers.clone(),
             contact: contact.clone(),
+            env: env.clone(),
             engine: PhantomData::<fn() -> E>,
         };
         let has_voted = vote.is_some();
@@ -236,6 +238,11 @@ impl<E: Engine> Group<E> {
                 fault,
             }),
         })
+    }
+
+    /// The world around the group.
+    pub(crate) fn env(&self) -> &dyn Env {
+        &*self.inner.source.env
     }
 
     /// Whether the group has ever had a membership.

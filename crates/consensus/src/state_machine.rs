@@ -33,6 +33,7 @@ use storage::{Engine, View};
 
 use crate::{
     checkpoint::Gate,
+    env::{self, Env},
     log::{LocalLog, noted, weight::entry_bytes},
     purge::Pins,
     snapshot::{Snapshot, SnapshotData},
@@ -48,6 +49,7 @@ pub(crate) struct Machine<E: Engine> {
     gate: Arc<Gate>,
     log: Arc<dyn LocalLog>,
     pins: Pins,
+    env: Arc<dyn Env>,
     samples: Arc<Samples>,
     installs: Arc<AtomicU64>,
 }
@@ -80,8 +82,14 @@ impl Samples {
 }
 
 impl<E: Engine> Machine<E> {
-    pub(crate) fn new(inner: StateMachine<E>, gate: Arc<Gate>, log: Arc<dyn LocalLog>, pins: Pins) -> Self {
-        Self { inner, gate, log, pins, samples: Arc::default(), installs: Arc::default() }
+    pub(crate) fn new(
+        inner: StateMachine<E>,
+        gate: Arc<Gate>,
+        log: Arc<dyn LocalLog>,
+        pins: Pins,
+        env: Arc<dyn Env>,
+    ) -> Self {
+        Self { inner, gate, log, pins, env, samples: Arc::default(), installs: Arc::default() }
     }
 
     /// Counts the snapshots that are installed.
@@ -199,7 +207,8 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
             // A follower needs a snapshot that the log connects to: the newest checkpoint always is one, since
             // the log is purged no further than it. With none at all yet, one is made now.
             if self.inner.checkpointed().applied().ok()?.position.is_none() {
-                self.inner.engine().checkpoint().ok()?;
+                let engine = self.inner.engine().clone();
+                env::blocking(&*self.env, move || engine.checkpoint()).await.ok()?;
             }
         }
         Some(Checkpoint(self.inner.checkpointed()))
@@ -215,8 +224,7 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
         let shared = self.inner.shared();
         // It takes as long as the disk takes to write the whole state: elsewhere, heartbeats wait behind nothing.
         let install = move || shared.install(snapshot.pieces()?).map_err(io::Error::other);
-        let installed = tokio::task::spawn_blocking(install).await;
-        self.inner.adopt(installed.expect("an installation does not panic, nor is its task aborted")?);
+        self.inner.adopt(env::blocking(&*self.env, install).await?);
         self.installs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -256,7 +264,7 @@ mod tests {
     use storage::memory::MemoryEngine;
 
     use super::*;
-    use crate::{CheckpointPolicy, log::memory::MemoryLog};
+    use crate::{CheckpointPolicy, env::System, log::memory::MemoryLog};
 
     struct Memory;
 
@@ -270,7 +278,7 @@ mod tests {
         let never = CheckpointPolicy { applied_bytes: u64::MAX, interval: Duration::MAX, dirty_bytes_max: u64::MAX };
         let gate = Arc::new(Gate::new(never, Arc::new(|| false)));
         let machine = StateMachine::open(Arc::new(engine), Keyspace::Cache).unwrap();
-        Machine::new(machine, gate, Arc::new(MemoryLog::default()), Pins::default())
+        Machine::new(machine, gate, Arc::new(MemoryLog::default()), Pins::default(), Arc::new(System::new()))
     }
 
     /// openraft's own suite for logs and state machines, over the real state machine.

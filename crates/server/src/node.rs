@@ -39,7 +39,6 @@ use consensus::{
 use state::{apply::StateMachine, ids::Keyspace};
 use storage::{disk::DiskEngine, fs::Disk};
 use tokio::{
-    net::TcpListener,
     runtime::Handle,
     sync::watch,
     task::{AbortHandle, JoinHandle},
@@ -61,14 +60,14 @@ use self::{
 };
 use crate::{
     env::monotonic_ns,
-    peer::{self, PeerOptions, PeerTls, Peers, ServeOptions, head::Token},
+    peer::{Network, PeerOptions, PeerTls, Peers, ServeOptions, head::Token},
     rate::{Book, Holdings},
 };
 
 /// How a node is reached by the others.
 pub(crate) struct PeerSide {
-    /// The listener; none on a single node.
-    pub(crate) listener: Option<TcpListener>,
+    /// What carries messages.
+    pub(crate) network: Box<dyn Network>,
     /// What the others call it, as `host:port`; empty on a single node.
     pub(crate) address: String,
     /// Peer addresses of the cluster.
@@ -138,16 +137,16 @@ impl Node {
         raft.spawn(Self::start_on_raft_runtime(options)).await.context("the node's start was cut off")?
     }
 
-    async fn start_on_raft_runtime(mut options: Options) -> anyhow::Result<Self> {
+    async fn start_on_raft_runtime(options: Options) -> anyhow::Result<Self> {
         let data_dir = DataDir::open(&options.data_dir)?;
         let identity = data_dir.identity();
         let cluster_id = Arc::new(OnceLock::from(identity.cluster_id));
-        let peers = Peers::new(PeerOptions {
+        let peers = Peers::new(options.peer.network.way(PeerOptions {
             node: identity.node_id,
             cluster_id: cluster_id.clone(),
             token: options.peer.token.clone(),
             tls: options.peer.tls.clone(),
-        });
+        }));
         let (values, log) = start_values(&options, &data_dir, peers.clone()).await?;
         let cache = Arc::<ArcSwapOption<Cache>>::default();
         let holder = Arc::<Holder>::default();
@@ -163,12 +162,11 @@ impl Node {
         }));
         let (fault_sender, fault) = watch::channel(None);
         let (stop_peers, stopping) = watch::channel(false);
-        let (rates, called) = match options.peer.listener {
-            Some(_) => {
-                let (book, called) = Book::shared();
-                (book, Some(called))
-            }
-            None => (Book::alone(), None),
+        let (rates, called) = if options.peer.network.serves() {
+            let (book, called) = Book::shared();
+            (book, Some(called))
+        } else {
+            (Book::alone(), None)
         };
         let rates = Arc::new(rates);
         let mut node = Self {
@@ -199,8 +197,8 @@ impl Node {
                 joining::watch_for_first_founding(node.desk.clone(), options.peer.join.clone(), fault_sender.clone());
             node.tasks.push(tokio::spawn(watch).abort_handle());
         }
-        if let Some(listener) = options.peer.listener.take() {
-            node.serve_peers(listener, &options.peer, cluster_id, stopping, fault_sender.clone());
+        if options.peer.network.serves() {
+            node.serve_peers(&options.peer, cluster_id, stopping, fault_sender.clone());
         }
         node.spawn_tasks(&options, peers, fault_sender);
         if let Some(called) = called {
@@ -219,16 +217,15 @@ impl Node {
 
     fn serve_peers(
         &mut self,
-        listener: TcpListener,
         side: &PeerSide,
         cluster_id: Arc<OnceLock<Uuid>>,
         stopping: watch::Receiver<bool>,
         fault: watch::Sender<Option<String>>,
     ) {
         let options = ServeOptions { token: side.token.clone(), cluster_id, tls: side.tls.clone() };
-        let desk = self.desk.clone();
+        let serving = side.network.serve(options, self.desk.clone(), stopping);
         let serving = tokio::spawn(async move {
-            if let Err(error) = peer::serve(listener, options, desk, stopping).await {
+            if let Err(error) = serving.await {
                 fault.send_replace(Some(format!("{error:#}")));
             }
         });

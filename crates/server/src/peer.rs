@@ -7,29 +7,29 @@
 //! 3. What nodes say to each other beside that (joining, leases, shares of a rate) is [`message`].
 
 mod client;
+mod grpc;
 #[rustfmt::skip]
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/peer.proto; a test holds it current")]
 mod generated;
-pub(crate) mod head;
+pub mod head;
 mod incoming;
-pub(crate) mod message;
+pub mod message;
 mod server;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, future::Future};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use consensus::transport::wire::{Frames, Refusal, Route};
-use futures_util::stream::BoxStream;
+use consensus::transport::wire::{Frames, Refusal, Route, Wire, WireError};
+use futures_util::{future::BoxFuture, stream::BoxStream};
 use state::ids::NodeId;
+use tokio::sync::watch;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
+pub(crate) use self::grpc::Grpc;
 use self::message::{Ask, Told};
-pub(crate) use self::{
-    client::{PeerOptions, Peers},
-    server::{ServeOptions, serve},
-};
+pub use self::{client::PeerOptions, server::ServeOptions};
 
 /// The longest message, in bytes: an entry with one command of two of the greatest values, and room.
 const MESSAGE_BYTES_MAX: usize = 128 << 20;
@@ -40,7 +40,7 @@ const REFUSED: &str = "insidb-refused";
 
 /// The certificates of mutual TLS among the nodes, in PEM. Its `Debug` shows nothing.
 #[derive(Clone)]
-pub(crate) struct PeerTls {
+pub struct PeerTls {
     certificate: Vec<u8>,
     key: Vec<u8>,
     ca: Vec<u8>,
@@ -66,16 +66,79 @@ impl PeerTls {
     }
 }
 
-/// What a node does with what its peers send. One object for the whole node.
-pub(crate) trait Inbound: Send + Sync + 'static {
-    /// A message for one of the Raft groups.
-    fn group_call(&self, route: Route, message: Bytes) -> impl Future<Output = Result<Bytes, Refusal>> + Send;
-    /// A stream for one of the Raft groups.
-    fn group_stream(
+/// Brings a node's messages to the others, and theirs to it: gRPC, or what a simulator puts in its place.
+pub trait Network: Send + Sync + 'static {
+    /// Whether the others can reach this node; a single node has none.
+    fn serves(&self) -> bool;
+    /// The way to the others, for a node that says this of itself.
+    fn way(&self, options: PeerOptions) -> Arc<dyn Way>;
+    /// Takes what the others send until `stopping` says true; fails when it cannot any more. Called once.
+    fn serve(
         &self,
+        options: ServeOptions,
+        inbound: Arc<dyn Inbound>,
+        stopping: watch::Receiver<bool>,
+    ) -> BoxFuture<'static, anyhow::Result<()>>;
+}
+
+/// A node's way to the others: [`Wire`] as an object, and questions beside Raft's messages.
+pub trait Way: fmt::Debug + Send + Sync + 'static {
+    /// See [`Wire::call`].
+    fn call<'a>(
+        &'a self,
+        address: &'a str,
         route: Route,
-        frames: Frames,
-    ) -> impl Future<Output = Result<BoxStream<'static, Bytes>, Refusal>> + Send;
+        message: Bytes,
+        wait_max: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, WireError>>;
+    /// See [`Wire::stream`].
+    fn stream<'a>(
+        &'a self,
+        address: &'a str,
+        route: Route,
+        frames: BoxStream<'static, Bytes>,
+    ) -> BoxFuture<'a, Result<Frames, WireError>>;
+    /// Asks the node at `address` (`host:port`); the answer comes within `wait_max`.
+    fn ask<'a>(&'a self, address: &'a str, ask: &'a Ask, wait_max: Duration) -> BoxFuture<'a, Result<Told, WireError>>;
+}
+
+/// The way to the other nodes. Clones share its connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers(Arc<dyn Way>);
+
+impl Peers {
+    /// On this way.
+    pub(crate) fn new(way: Arc<dyn Way>) -> Self {
+        Self(way)
+    }
+
+    /// See [`Way::ask`].
+    pub(crate) async fn ask(&self, address: &str, ask: &Ask, wait_max: Duration) -> Result<Told, WireError> {
+        self.0.ask(address, ask, wait_max).await
+    }
+}
+
+impl Wire for Peers {
+    async fn call(&self, address: &str, route: Route, message: Bytes, wait_max: Duration) -> Result<Bytes, WireError> {
+        self.0.call(address, route, message, wait_max).await
+    }
+
+    async fn stream(
+        &self,
+        address: &str,
+        route: Route,
+        frames: BoxStream<'static, Bytes>,
+    ) -> Result<Frames, WireError> {
+        self.0.stream(address, route, frames).await
+    }
+}
+
+/// What a node does with what its peers send. One object for the whole node.
+pub trait Inbound: Send + Sync + 'static {
+    /// A message for one of the Raft groups.
+    fn group_call(&self, route: Route, message: Bytes) -> BoxFuture<'_, Result<Bytes, Refusal>>;
+    /// A stream for one of the Raft groups.
+    fn group_stream(&self, route: Route, frames: Frames) -> BoxFuture<'_, Result<BoxStream<'static, Bytes>, Refusal>>;
     /// A message for the node, from the node `from`.
-    fn ask(&self, from: NodeId, ask: Ask) -> impl Future<Output = Result<Told, Refusal>> + Send;
+    fn ask(&self, from: NodeId, ask: Ask) -> BoxFuture<'_, Result<Told, Refusal>>;
 }

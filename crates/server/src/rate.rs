@@ -84,7 +84,7 @@ pub(crate) const SCOPES_MAX: usize = 16_384;
 
 /// A part of a scope's limit: of the requests per second, and of the burst. In units of 2^-30.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Share(pub(crate) u32);
+pub struct Share(pub(crate) u32);
 
 impl Share {
     /// Nothing.

@@ -49,7 +49,7 @@ use crate::{
         self, Node, PeerSide,
         data_dir::{DataDir, Role},
     },
-    peer::{PeerOptions, PeerTls, Peers, head::Token},
+    peer::{Grpc, Network as _, PeerOptions, PeerTls, Peers, head::Token},
     secret::InstanceSecret,
     service::{ClusterSide, Service},
     telemetry::{self, Metrics},
@@ -98,8 +98,8 @@ pub(crate) fn create_data_dir(path: &Path, env: &dyn Env) -> anyhow::Result<()> 
 /// Makes the data directory of a node that joins a cluster: asks the others which, for as long as it takes.
 async fn create_joining_data_dir(config: &Config, token: &Token, env: &dyn Env) -> anyhow::Result<()> {
     let node = NodeId(env.random_u64());
-    let peers =
-        Peers::new(PeerOptions { node, cluster_id: Arc::default(), token: token.clone(), tls: peer_tls(config)? });
+    let peers = PeerOptions { node, cluster_id: Arc::default(), token: token.clone(), tls: peer_tls(config)? };
+    let peers = Peers::new(Grpc::new(None).way(peers));
     let cluster_id = node::joining::find_cluster(&peers, &config.join).await;
     DataDir::create(&config.data_dir, cluster_id, node, Role::Joiner)
 }
@@ -169,7 +169,7 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     let addresses =
         Addresses { public: public.local_addr()?, private: private.local_addr()?, peer: advertised.clone() };
     let side = PeerSide {
-        listener: peer,
+        network: Box::new(Grpc::new(peer)),
         address: advertised.unwrap_or_default(),
         join: config.join.clone(),
         token,
@@ -292,7 +292,7 @@ fn listen_options(config: &Config, certificate: Option<&Path>, key: Option<&Path
     })
 }
 
-fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env>, metrics: Metrics) -> App {
+pub(crate) fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env>, metrics: Metrics) -> App {
     let rates = AddressRates {
         values: config.address_rate_values,
         cache: config.address_rate_cache,
@@ -362,7 +362,7 @@ fn public_url(config: &Config, public: SocketAddr) -> String {
     format!("{scheme}://{public}")
 }
 
-fn node_options(
+pub(crate) fn node_options(
     config: &Config,
     env: Arc<dyn Env>,
     metrics: &Metrics,

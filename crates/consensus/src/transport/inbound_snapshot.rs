@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use crate::{
+    env::{self, Env},
     group::Group,
     snapshot::{Snapshot, SnapshotData},
     transport::{
@@ -190,7 +191,9 @@ impl<E: Engine> Group<E> {
                 return Err(Unfinished::Left);
             };
             match message::decode(&frame).map_err(|refusal| Unfinished::Failed(refusal.0))? {
-                SnapshotFrame::Piece(piece) => spool = push(spool, piece.into()).await.map_err(cannot_spool)?,
+                SnapshotFrame::Piece(piece) => {
+                    spool = push(self.env(), spool, piece.into()).await.map_err(cannot_spool)?
+                }
                 SnapshotFrame::End => return Ok(spool),
             }
         }
@@ -205,8 +208,7 @@ impl<E: Engine> Group<E> {
             state::snapshot::check(keyspace, pieces).map_err(|error| error.to_string())?;
             Ok(spool)
         };
-        let checked: Result<_, String> =
-            tokio::task::spawn_blocking(check).await.expect("a check does not panic, nor is its task aborted");
+        let checked: Result<_, String> = env::blocking(self.env(), check).await;
         match checked {
             Ok(spool) => {
                 tracing::info!(bytes = spool.bytes(), last = ?opening.meta.last_log_id, "installing a snapshot");
@@ -234,9 +236,8 @@ fn cannot_spool(error: std::io::Error) -> Unfinished {
 }
 
 /// Writes on a thread that may block.
-async fn push(mut spool: Spool, piece: Bytes) -> std::io::Result<Spool> {
-    let pushed = tokio::task::spawn_blocking(move || spool.push(piece).map(|()| spool)).await;
-    pushed.expect("a write does not panic, nor is its task aborted")
+async fn push(env: &dyn Env, mut spool: Spool, piece: Bytes) -> std::io::Result<Spool> {
+    env::blocking(env, move || spool.push(piece).map(|()| spool)).await
 }
 
 #[cfg(test)]

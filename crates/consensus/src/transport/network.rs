@@ -29,6 +29,7 @@ use storage::Engine;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
+    env::Env,
     snapshot::{Snapshot, SnapshotData},
     transport::{
         contact::Contact,
@@ -86,6 +87,7 @@ pub(crate) struct Network<W, E> {
     pub(crate) wire: W,
     pub(crate) peers: Peers,
     pub(crate) contact: Arc<Contact>,
+    pub(crate) env: Arc<dyn Env>,
     pub(crate) engine: PhantomData<fn() -> E>,
 }
 
@@ -97,6 +99,7 @@ impl<W: Wire, E: Engine> Network<W, E> {
             wire: self.wire.clone(),
             peers: self.peers.clone(),
             contact: self.contact.clone(),
+            env: self.env.clone(),
             is_for_heartbeats,
             engine: PhantomData,
         }
@@ -122,6 +125,7 @@ pub(crate) struct Link<W, E> {
     wire: W,
     peers: Peers,
     contact: Arc<Contact>,
+    env: Arc<dyn Env>,
     is_for_heartbeats: bool,
     engine: PhantomData<fn() -> E>,
 }
@@ -315,7 +319,7 @@ impl<W: Wire, E: Engine> RaftNetworkV2<TypeConfig> for Link<W, E> {
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let peer = self.peer();
-        let sending = outbound_snapshot::send(&self.wire, &peer, &self.route, vote, snapshot);
+        let sending = outbound_snapshot::send(&self.wire, &peer, &self.route, vote, snapshot, &self.env);
         tokio::select! {
             closed = cancel => Err(closed.into()),
             sent = sending => sent,

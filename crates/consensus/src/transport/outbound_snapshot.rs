@@ -25,13 +25,14 @@ use tokio::{
 };
 
 use crate::{
+    env::{self, Env},
     snapshot::{Snapshot, SnapshotData},
     transport::{
         message::{self, Opening, SnapshotAnswer, SnapshotFrame, SnapshotOpening},
         network::rpc_error,
         wire::{Frames, Route, Wire, WireError},
     },
-    types::{Peer, SnapshotMeta, TypeConfig, Vote},
+    types::{Peer, TypeConfig, Vote},
 };
 
 /// Frames that may wait to be sent.
@@ -84,11 +85,12 @@ pub(crate) async fn send<W: Wire, E: Engine>(
     route: &Route,
     vote: Vote,
     snapshot: Snapshot<E>,
+    env: &Arc<dyn Env>,
 ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
     let mut tries = 0;
     let mut offset = 0;
     loop {
-        let end = send_once(wire, peer, route, vote, &snapshot.meta, &snapshot.snapshot, &mut offset).await;
+        let end = send_once(wire, (peer, route), vote, &snapshot, env, &mut offset).await;
         match end {
             End::Answered(response) => return Ok(response),
             End::Broken { progress: true, .. } => tries = 0,
@@ -101,16 +103,15 @@ pub(crate) async fn send<W: Wire, E: Engine>(
 
 async fn send_once<W: Wire, E: Engine>(
     wire: &W,
-    peer: &Peer,
-    route: &Route,
+    (peer, route): (&Peer, &Route),
     vote: Vote,
-    meta: &SnapshotMeta,
-    data: &SnapshotData<E>,
+    snapshot: &Snapshot<E>,
+    env: &Arc<dyn Env>,
     offset_before: &mut u64,
 ) -> End {
     let broken = |progress, error| End::Broken { progress, error };
     let (frames, queue) = mpsc::channel::<Bytes>(QUEUED_FRAMES_MAX);
-    let opening = Opening::Snapshot(SnapshotOpening { vote, meta: meta.clone() });
+    let opening = Opening::Snapshot(SnapshotOpening { vote, meta: snapshot.meta.clone() });
     // The queue is empty: there is room.
     drop(frames.try_send(message::encode(&opening)));
     let progress = Arc::new(Progress::new());
@@ -134,8 +135,9 @@ async fn send_once<W: Wire, E: Engine>(
     };
     let has_moved = offset > *offset_before;
     *offset_before = offset;
-    let data = data.clone();
-    tokio::task::spawn_blocking(move || export(data, offset, &frames));
+    let data = snapshot.snapshot.clone();
+    let own_env = env.clone();
+    env.run_blocking(Box::new(move || export(&*own_env, data, offset, &frames)));
     match last_answer(&mut answers, &progress).await {
         Ok(SnapshotAnswer::Done(response)) => End::Answered(response),
         Ok(SnapshotAnswer::Have(_)) => broken(has_moved, WireError::Broken("the peer answers twice".to_owned())),
@@ -169,7 +171,7 @@ fn silent() -> WireError {
 }
 
 /// Puts what lies behind `offset` into the queue; ends when the stream does.
-fn export<E: Engine>(data: SnapshotData<E>, offset: u64, frames: &mpsc::Sender<Bytes>) {
+fn export<E: Engine>(env: &dyn Env, data: SnapshotData<E>, offset: u64, frames: &mpsc::Sender<Bytes>) {
     let mut skip = offset;
     let pieces = match data.pieces() {
         Ok(pieces) => pieces,
@@ -185,13 +187,14 @@ fn export<E: Engine>(data: SnapshotData<E>, offset: u64, frames: &mpsc::Sender<B
         skip -= skipped;
         let rest = &piece[usize::try_from(skipped).expect("no longer than a piece")..];
         for bytes in rest.chunks(FRAME_BYTES_MAX) {
-            if frames.blocking_send(message::encode(&SnapshotFrame::Piece(bytes.to_vec()))).is_err() {
+            let frame = message::encode(&SnapshotFrame::Piece(bytes.to_vec()));
+            if env::block_on(env, frames.send(frame)).is_err() {
                 return;
             }
         }
     }
     // Whoever receives it is gone when this fails.
-    drop(frames.blocking_send(message::encode(&SnapshotFrame::End)));
+    drop(env::block_on(env, frames.send(message::encode(&SnapshotFrame::End))));
 }
 
 fn streaming_error(error: WireError) -> StreamingError<TypeConfig> {

@@ -54,6 +54,10 @@ impl env::Env for Patient {
         self.0.spawn(name, body)
     }
 
+    fn run_blocking(&self, body: env::Body) {
+        self.0.run_blocking(body);
+    }
+
     fn signal(&self) -> Arc<dyn env::Signal> {
         Arc::new(PatientSignal(self.0.signal()))
     }

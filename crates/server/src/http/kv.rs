@@ -144,7 +144,7 @@ async fn respond_page(
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
     call.renew_caller()?;
     let request = page::Request { reader, scope: call.known.scope(), page, form };
-    let mut response = page::respond(&call.call.app.scans, request, call.call.deadline()).await?;
+    let mut response = page::respond(call.call.app, request, call.call.deadline()).await?;
     add_staleness(&mut response, staleness);
     Ok(response)
 }

@@ -6,7 +6,7 @@
 //! 3. A page that fits the first piece is answered whole, with its length. A longer one is streamed; when reading it
 //!    fails half way, the connection is broken off, so that nobody takes the half for the whole.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use axum::{
     body::Body,
@@ -14,15 +14,16 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
+use consensus::env::{Env, block_on};
 use futures_util::stream;
 use state::{ids::ScopeId, kv::Page};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    http::{error::Error, router::IterateForm},
+    http::{App, error::Error, router::IterateForm},
     service::{self, AnyReader},
 };
 
@@ -54,16 +55,17 @@ type Pieces = mpsc::Receiver<Result<Piece, service::Error>>;
 ///
 /// # Errors
 /// 503 when no thread is free by the deadline; 500 when the first piece cannot be read.
-pub(crate) async fn respond(scans: &Arc<Semaphore>, request: Request, deadline: Instant) -> Result<Response, Error> {
-    let permit = timeout_at(deadline, scans.clone().acquire_owned())
+pub(crate) async fn respond(app: &App, request: Request, deadline: Instant) -> Result<Response, Error> {
+    let permit = timeout_at(deadline, app.scans.clone().acquire_owned())
         .await
         .map_err(|_| Error::Overloaded)?
         .expect("the semaphore is never closed");
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    tokio::task::spawn_blocking(move || {
-        write(&request, &sender);
+    let env = app.env.clone();
+    app.env.run_blocking(Box::new(move || {
+        write(&*env, &request, &sender);
         drop(permit);
-    });
+    }));
     let first = timeout_at(deadline, pieces.recv()).await.map_err(|_| Error::Overloaded)?;
     let body = match first.ok_or_else(broken_off)?? {
         Piece::Last(bytes) => Body::from(bytes),
@@ -97,7 +99,7 @@ fn broken_off() -> service::Error {
 }
 
 /// Reads the page and sends its pieces; stops when nobody takes them any more.
-fn write(request: &Request, sender: &mpsc::Sender<Result<Piece, service::Error>>) {
+fn write(env: &dyn Env, request: &Request, sender: &mpsc::Sender<Result<Piece, service::Error>>) {
     let (open, close): (&[u8], &[u8]) = match request.form {
         IterateForm::Plain | IterateForm::LegacyArray => (b"[", b"]"),
         IterateForm::LegacyData => (b"{\"data\":[", b"]}"),
@@ -114,7 +116,10 @@ fn write(request: &Request, sender: &mpsc::Sender<Result<Piece, service::Error>>
             json.push(b',');
         }
         serde_json::to_writer(&mut json, key).expect("text always serializes, and memory takes every write");
-        json.len() < PIECE_BYTES || sender.blocking_send(Ok(Piece::More(std::mem::take(&mut json).into()))).is_ok()
+        json.len() < PIECE_BYTES || {
+            let piece = Piece::More(std::mem::take(&mut json).into());
+            block_on(env, sender.send(Ok(piece))).is_ok()
+        }
     });
     let last = match read {
         Ok(()) if not_text => Err(service::Error::Internal("a stored key is not UTF-8".to_owned())),
@@ -125,5 +130,5 @@ fn write(request: &Request, sender: &mpsc::Sender<Result<Piece, service::Error>>
         Err(error) => Err(error),
     };
     // An error means that the client is gone, and with it everybody who wanted the page.
-    drop(sender.blocking_send(last));
+    drop(block_on(env, sender.send(last)));
 }

@@ -19,7 +19,7 @@ use consensus::{
     env::Env,
     transport::wire::{Frames, GroupId, Refusal, Route},
 };
-use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
 use state::ids::NodeId;
 use storage::disk::DiskEngine;
 use tokio::time::{Instant, timeout};
@@ -204,22 +204,28 @@ fn group_status<E: storage::Engine>(group: &Group<E>, generation: u64) -> GroupS
 }
 
 impl Inbound for Desk {
-    async fn group_call(&self, route: Route, message: Bytes) -> Result<Bytes, Refusal> {
-        match route.group {
-            GroupId::Values => self.values.receive(&route, message).await,
-            GroupId::Cache { .. } => self.running_cache()?.group.receive(&route, message).await,
+    fn group_call(&self, route: Route, message: Bytes) -> BoxFuture<'_, Result<Bytes, Refusal>> {
+        async move {
+            match route.group {
+                GroupId::Values => self.values.receive(&route, message).await,
+                GroupId::Cache { .. } => self.running_cache()?.group.receive(&route, message).await,
+            }
         }
+        .boxed()
     }
 
-    async fn group_stream(&self, route: Route, frames: Frames) -> Result<BoxStream<'static, Bytes>, Refusal> {
-        match route.group {
-            GroupId::Values => self.values.receive_stream(&route, frames).await,
-            GroupId::Cache { .. } => self.running_cache()?.group.receive_stream(&route, frames).await,
+    fn group_stream(&self, route: Route, frames: Frames) -> BoxFuture<'_, Result<BoxStream<'static, Bytes>, Refusal>> {
+        async move {
+            match route.group {
+                GroupId::Values => self.values.receive_stream(&route, frames).await,
+                GroupId::Cache { .. } => self.running_cache()?.group.receive_stream(&route, frames).await,
+            }
         }
+        .boxed()
     }
 
-    async fn ask(&self, _: NodeId, ask: Ask) -> Result<Told, Refusal> {
-        Ok(self.answer(ask).await)
+    fn ask(&self, _: NodeId, ask: Ask) -> BoxFuture<'_, Result<Told, Refusal>> {
+        async move { Ok(self.answer(ask).await) }.boxed()
     }
 }
 

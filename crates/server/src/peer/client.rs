@@ -17,8 +17,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::transport::wire::{Frames, Route, Wire, WireError};
-use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
+use consensus::transport::wire::{Frames, Route, WireError};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
 use state::ids::NodeId;
 use tokio::{
     sync::oneshot,
@@ -31,7 +31,7 @@ use tonic::{
 use uuid::Uuid;
 
 use super::{
-    MESSAGE_BYTES_MAX, PeerTls, REFUSED, WINDOW_BYTES,
+    MESSAGE_BYTES_MAX, PeerTls, REFUSED, WINDOW_BYTES, Way,
     generated::{Payload, peer_client::PeerClient},
     head::{self, Head, Token},
     message::{Ask, Told},
@@ -53,22 +53,22 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// What a node says of itself to the others.
 #[derive(Clone, Debug)]
-pub(crate) struct PeerOptions {
+pub struct PeerOptions {
     /// The node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Its cluster, once it has one.
-    pub(crate) cluster_id: Arc<OnceLock<Uuid>>,
+    pub cluster_id: Arc<OnceLock<Uuid>>,
     /// The cluster's token.
-    pub(crate) token: Token,
+    pub token: Token,
     /// Mutual TLS, when configured.
-    pub(crate) tls: Option<PeerTls>,
+    pub tls: Option<PeerTls>,
 }
 
-/// The way to the other nodes. Clones share its connections.
-#[derive(Clone, Debug)]
-pub(crate) struct Peers {
-    options: Arc<PeerOptions>,
-    lanes: Arc<Mutex<HashMap<String, Arc<Lanes>>>>,
+/// The way to the other nodes over gRPC.
+#[derive(Debug)]
+pub(super) struct Channels {
+    options: PeerOptions,
+    lanes: Mutex<HashMap<String, Arc<Lanes>>>,
 }
 
 /// The connections to one address.
@@ -91,21 +91,10 @@ struct Use {
     refusal_logged: Option<Instant>,
 }
 
-impl Peers {
+impl Channels {
     /// No connections yet.
-    pub(crate) fn new(options: PeerOptions) -> Self {
-        Self { options: Arc::new(options), lanes: Arc::default() }
-    }
-
-    /// Asks the node at `address` (`host:port`); the answer comes within `wait_max`.
-    pub(crate) async fn ask(&self, address: &str, ask: &Ask, wait_max: Duration) -> Result<Told, WireError> {
-        let lanes = self.lanes(address)?;
-        let body = postcard::to_stdvec(ask).expect("a question is plain data: encoding cannot fail");
-        let request = self.request(Payload { body: body.into() }, None);
-        let mut client = lanes.small.clone();
-        let answer = self.answered(&lanes, wait_max, client.node(request)).await?;
-        postcard::from_bytes(&answer.into_inner().body)
-            .map_err(|error| WireError::Broken(format!("the answer of {address} cannot be decoded: {error}")))
+    pub(super) fn new(options: PeerOptions) -> Self {
+        Self { options, lanes: Mutex::default() }
     }
 
     fn request<T>(&self, message: T, route: Option<Route>) -> Request<T> {
@@ -246,34 +235,59 @@ impl Stream for Outgoing {
     }
 }
 
-impl Wire for Peers {
-    async fn call(&self, address: &str, route: Route, message: Bytes, wait_max: Duration) -> Result<Bytes, WireError> {
-        let lanes = self.lanes(address)?;
-        let lane = if message.len() <= SMALL_BYTES_MAX { &lanes.small } else { &lanes.large };
-        let mut client = lane.clone();
-        let request = self.request(Payload { body: message }, Some(route));
-        let answer = self.answered(&lanes, wait_max, client.group(request)).await?;
-        Ok(answer.into_inner().body)
+impl Way for Channels {
+    fn call<'a>(
+        &'a self,
+        address: &'a str,
+        route: Route,
+        message: Bytes,
+        wait_max: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, WireError>> {
+        async move {
+            let lanes = self.lanes(address)?;
+            let lane = if message.len() <= SMALL_BYTES_MAX { &lanes.small } else { &lanes.large };
+            let mut client = lane.clone();
+            let request = self.request(Payload { body: message }, Some(route));
+            let answer = self.answered(&lanes, wait_max, client.group(request)).await?;
+            Ok(answer.into_inner().body)
+        }
+        .boxed()
     }
 
-    async fn stream(
-        &self,
-        address: &str,
+    fn stream<'a>(
+        &'a self,
+        address: &'a str,
         route: Route,
         frames: BoxStream<'static, Bytes>,
-    ) -> Result<Frames, WireError> {
-        let lanes = self.lanes(address)?;
-        let (taken, abandoned) = oneshot::channel::<()>();
-        let request = self.request(Outgoing { frames, abandoned }, Some(route));
-        let mut client = lanes.streams.clone();
-        let opened = client.group_stream(request).await.map_err(|status| wire_error(&status));
-        let answers = lanes.note(opened)?.into_inner();
-        Ok(answers
-            .map(move |answer| {
-                // Lives and dies with the answers.
-                let _ = &taken;
-                answer.map(|Payload { body }| body).map_err(|status| wire_error(&status))
-            })
-            .boxed())
+    ) -> BoxFuture<'a, Result<Frames, WireError>> {
+        async move {
+            let lanes = self.lanes(address)?;
+            let (taken, abandoned) = oneshot::channel::<()>();
+            let request = self.request(Outgoing { frames, abandoned }, Some(route));
+            let mut client = lanes.streams.clone();
+            let opened = client.group_stream(request).await.map_err(|status| wire_error(&status));
+            let answers = lanes.note(opened)?.into_inner();
+            Ok(answers
+                .map(move |answer| {
+                    // Lives and dies with the answers.
+                    let _ = &taken;
+                    answer.map(|Payload { body }| body).map_err(|status| wire_error(&status))
+                })
+                .boxed())
+        }
+        .boxed()
+    }
+
+    fn ask<'a>(&'a self, address: &'a str, ask: &'a Ask, wait_max: Duration) -> BoxFuture<'a, Result<Told, WireError>> {
+        async move {
+            let lanes = self.lanes(address)?;
+            let body = postcard::to_stdvec(ask).expect("a question is plain data: encoding cannot fail");
+            let request = self.request(Payload { body: body.into() }, None);
+            let mut client = lanes.small.clone();
+            let answer = self.answered(&lanes, wait_max, client.node(request)).await?;
+            postcard::from_bytes(&answer.into_inner().body)
+                .map_err(|error| WireError::Broken(format!("the answer of {address} cannot be decoded: {error}")))
+        }
+        .boxed()
     }
 }

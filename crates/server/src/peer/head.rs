@@ -19,11 +19,11 @@ const HEAD: &str = "insidb-head-bin";
 
 /// What all nodes of a cluster know, and nobody else. Its `Debug` shows nothing.
 #[derive(Clone)]
-pub(crate) struct Token(String);
+pub struct Token(String);
 
 impl Token {
     /// A token from the bytes that were derived for it.
-    pub(crate) fn new(bytes: &[u8]) -> Self {
+    pub fn new(bytes: &[u8]) -> Self {
         Self(format!("Bearer {}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 }

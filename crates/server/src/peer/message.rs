@@ -17,7 +17,7 @@ use crate::rate::Share;
 
 /// A question to a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Ask {
+pub enum Ask {
     /// Who are you? For a node that looks for its cluster, and for a leader that is told to add a node.
     Identify,
     /// Take this node into the cluster, or note its new address. Only the leader of the `values` group does it.
@@ -59,7 +59,7 @@ pub(crate) enum Ask {
 
 /// A node's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Told {
+pub enum Told {
     /// To [`Ask::Identify`].
     Identity(Identity),
     /// Done.
@@ -92,36 +92,36 @@ pub(crate) enum Told {
 
 /// Who a node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// Its cluster; none for a node that waits to be taken into one.
-    pub(crate) cluster_id: Option<Uuid>,
+    pub cluster_id: Option<Uuid>,
     /// The node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Where its peers reach it, as `host:port`.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 /// The leader of the `values` group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Leader {
+pub struct Leader {
     /// The node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Where its peers reach it, as `host:port`.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 /// A node that wants to be in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Newcomer {
+pub struct Newcomer {
     /// The node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Where its peers reach it, as `host:port`.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Change {
+pub enum Change {
     /// Take in the node that listens at this peer address.
     Add {
         /// `host:port`.
@@ -141,98 +141,98 @@ pub(crate) enum Change {
 
 /// What a node knows of both groups, and of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Status {
+pub struct Status {
     /// The node that answers.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Its program's version.
-    pub(crate) version: String,
+    pub version: String,
     /// Its member of the `values` group.
-    pub(crate) values: GroupStatus,
+    pub values: GroupStatus,
     /// Its member of the running cache generation, when it has one.
-    pub(crate) cache: Option<GroupStatus>,
+    pub cache: Option<GroupStatus>,
 }
 
 /// One member's view of its group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct GroupStatus {
+pub struct GroupStatus {
     /// The member.
-    pub(crate) member: MemberId,
+    pub member: MemberId,
     /// The generation, for the cache group; else 0.
-    pub(crate) generation: u64,
+    pub generation: u64,
     /// Its leader, when it knows one.
-    pub(crate) leader: Option<MemberId>,
+    pub leader: Option<MemberId>,
     /// Its term.
-    pub(crate) term: u64,
+    pub term: u64,
     /// The last index of its log.
-    pub(crate) last_index: u64,
+    pub last_index: u64,
     /// The last index that it has applied.
-    pub(crate) applied_index: u64,
+    pub applied_index: u64,
     /// The hash of its state at that index; none before the first entry.
-    pub(crate) state_hash: Option<StateHash>,
+    pub state_hash: Option<StateHash>,
     /// What it knows of the others, when it leads.
-    pub(crate) followers: Vec<Follower>,
+    pub followers: Vec<Follower>,
 }
 
 /// What a leader knows of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Follower {
+pub struct Follower {
     /// The member.
-    pub(crate) member: MemberId,
+    pub member: MemberId,
     /// Up to where its log is known to be the leader's.
-    pub(crate) matched_index: Option<u64>,
+    pub matched_index: Option<u64>,
     /// How long ago it last answered.
-    pub(crate) last_contact: Option<Duration>,
+    pub last_contact: Option<Duration>,
 }
 
 /// A node asks for its lease, and says what the leader has to know of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Renewal {
+pub struct Renewal {
     /// The node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// How far its `values` state has come; none before the first entry.
-    pub(crate) values: Option<Sample>,
+    pub values: Option<Sample>,
     /// How far its cache state has come, with its generation.
-    pub(crate) cache: Option<(u64, Sample)>,
+    pub cache: Option<(u64, Sample)>,
     /// The cache generation that it suspects to have lost its majority (`ARCHITECTURE.md`, rule 6).
-    pub(crate) suspects: Option<u64>,
+    pub suspects: Option<u64>,
     /// Which process of the node asks: a random number that it drew when it started.
-    pub(crate) process: u64,
+    pub process: u64,
     /// Up to which index the process has applied the `values` group's log, so that every request since sees it.
-    pub(crate) applied: u64,
+    pub applied: u64,
     /// Whether it takes no entries for want of disk space.
-    pub(crate) is_disk_full: bool,
+    pub is_disk_full: bool,
 }
 
 /// A state, named by how far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Sample {
+pub struct Sample {
     /// The last applied index.
-    pub(crate) index: u64,
+    pub index: u64,
     /// The state's hash there.
-    pub(crate) hash: StateHash,
+    pub hash: StateHash,
 }
 
 /// The leader's answer to a [`Renewal`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Renewed {
+pub struct Renewed {
     /// Whether the lease is granted, for its full length from the moment the renewal was sent.
-    pub(crate) granted: bool,
+    pub granted: bool,
     /// What the node must have applied before a lease is granted to it.
-    pub(crate) floor: u64,
+    pub floor: u64,
     /// Where clients reach the leader: the base of its public URLs.
-    pub(crate) leader_public_url: String,
+    pub leader_public_url: String,
     /// The cache generation whose members shall end themselves: enough of its nodes suspect it.
-    pub(crate) drop_generation: Option<u64>,
+    pub drop_generation: Option<u64>,
     /// Why the process must end, if it must.
-    pub(crate) condemned: Option<Condemned>,
+    pub condemned: Option<Condemned>,
     /// Whether the node must not serve for now: its state differs from the leader's, or another's does, and no majority is
     /// known to have either.
-    pub(crate) is_doubted: bool,
+    pub is_doubted: bool,
 }
 
 /// Why a process must end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Condemned {
+pub enum Condemned {
     /// Its state differs from what a majority has: where, and the hashes.
     Differs(String),
     /// Its log has lost what it had acknowledged.
@@ -263,59 +263,59 @@ impl std::fmt::Display for Condemned {
 
 /// Which answer about shares a node took up last: a later report proves that it was made after that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Round {
+pub struct Round {
     /// The term of the leader that gave it.
-    pub(crate) term: u64,
+    pub term: u64,
     /// Its number in that term, from 1; 0 is none.
-    pub(crate) number: u64,
+    pub number: u64,
 }
 
 /// A node says what it holds of the scopes' limits, and what it was asked for (`rate.rs`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ShareReport {
+pub struct ShareReport {
     /// The node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// The answer that it took up last.
-    pub(crate) taken: Round,
+    pub taken: Round,
     /// What it holds of every scope's limit that has no share of its own.
-    pub(crate) default: Share,
+    pub default: Share,
     /// The scopes with shares of their own, and those that were asked for much.
-    pub(crate) scopes: Vec<ScopeReport>,
+    pub scopes: Vec<ScopeReport>,
 }
 
 /// What a node says of one scope.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ScopeReport {
+pub struct ScopeReport {
     /// The scope.
-    pub(crate) scope: ScopeId,
+    pub scope: ScopeId,
     /// What the node holds of its limit; the default when none.
-    pub(crate) share: Option<Share>,
+    pub share: Option<Share>,
     /// What was asked for in the last second, granted or not, as a part of the limit.
-    pub(crate) demand: Share,
+    pub demand: Share,
     /// Whether the node could do with more.
-    pub(crate) is_short: bool,
+    pub is_short: bool,
     /// What the node hands in, in nanoseconds of the limit.
-    pub(crate) returned_ns: u32,
+    pub returned_ns: u32,
 }
 
 /// The leader's answer to a [`ShareReport`]: what is different from now on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Shares {
+pub struct Shares {
     /// This answer.
-    pub(crate) round: Round,
+    pub round: Round,
     /// What the node shall hold of every scope's limit that has no share of its own.
-    pub(crate) default: Share,
+    pub default: Share,
     /// The scopes whose shares change.
-    pub(crate) scopes: Vec<ScopeShare>,
+    pub scopes: Vec<ScopeShare>,
 }
 
 /// A scope's share on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ScopeShare {
+pub struct ScopeShare {
     /// The scope.
-    pub(crate) scope: ScopeId,
+    pub scope: ScopeId,
     /// The node's part of its limit; the default when none.
-    pub(crate) share: Option<Share>,
+    pub share: Option<Share>,
     /// What the node is given at once, in nanoseconds of the limit.
-    pub(crate) gift_ns: u32,
+    pub gift_ns: u32,
 }

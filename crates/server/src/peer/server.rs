@@ -50,23 +50,23 @@ const REASONS_MAX: usize = 4;
 const LOGGED_MAX: usize = 1_024;
 
 /// What the listener needs to know of its node.
-pub(crate) struct ServeOptions {
+pub struct ServeOptions {
     /// The cluster's token.
-    pub(crate) token: Token,
+    pub token: Token,
     /// The node's cluster, once it has one.
-    pub(crate) cluster_id: Arc<OnceLock<Uuid>>,
+    pub cluster_id: Arc<OnceLock<Uuid>>,
     /// Mutual TLS, when configured.
-    pub(crate) tls: Option<PeerTls>,
+    pub tls: Option<PeerTls>,
 }
 
 /// Serves the peers until `stopping` says true.
 ///
 /// # Errors
 /// When the certificates cannot be used, or the listener fails.
-pub(crate) async fn serve<I: Inbound>(
+pub(super) async fn serve(
     listener: TcpListener,
     options: ServeOptions,
-    inbound: Arc<I>,
+    inbound: Arc<dyn Inbound>,
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let mut server = Server::builder()
@@ -152,8 +152,8 @@ fn refused(reason: String) -> Status {
 /// Ready when the node stops.
 type Stopped = Shared<futures_util::future::BoxFuture<'static, ()>>;
 
-struct Desk<I> {
-    inbound: Arc<I>,
+struct Desk {
+    inbound: Arc<dyn Inbound>,
     stopped: Stopped,
 }
 
@@ -176,7 +176,7 @@ fn status_of(refusal: Refusal) -> Status {
 }
 
 #[tonic::async_trait]
-impl<I: Inbound> Peer for Desk<I> {
+impl Peer for Desk {
     async fn group(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         let route = route_of(&request)?;
         let answer = self.inbound.group_call(route, request.into_inner().body).await.map_err(status_of)?;
@@ -220,7 +220,7 @@ impl PeerTls {
     ///
     /// # Errors
     /// When one cannot be read.
-    pub(crate) fn read(certificate: &Path, key: &Path, ca: &Path) -> anyhow::Result<Self> {
+    pub fn read(certificate: &Path, key: &Path, ca: &Path) -> anyhow::Result<Self> {
         let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         Ok(Self { certificate: read(certificate)?, key: read(key)?, ca: read(ca)? })
     }

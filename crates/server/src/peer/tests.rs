@@ -17,7 +17,8 @@ use consensus::{
     types::MemberId,
 };
 use futures_util::{
-    StreamExt,
+    FutureExt, StreamExt,
+    future::{BoxFuture, ready},
     stream::{self, BoxStream},
 };
 use state::ids::NodeId;
@@ -25,10 +26,9 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use uuid::Uuid;
 
 use super::{
-    Inbound, PeerOptions, PeerTls, Peers, ServeOptions,
+    Grpc, Inbound, Network as _, PeerOptions, PeerTls, Peers, ServeOptions,
     head::Token,
     message::{Ask, Identity, Told},
-    serve,
 };
 
 const CLUSTER: Uuid = Uuid::from_u128(7);
@@ -41,30 +41,29 @@ struct Echo {
 }
 
 impl Inbound for Echo {
-    async fn group_call(&self, _: Route, message: Bytes) -> Result<Bytes, Refusal> {
-        match message.as_ref() {
-            b"refuse" => Err(Refusal("as asked".to_owned())),
-            b"hang" => std::future::pending().await,
-            _ => Ok(message.iter().rev().copied().collect()),
+    fn group_call(&self, _: Route, message: Bytes) -> BoxFuture<'_, Result<Bytes, Refusal>> {
+        async move {
+            match message.as_ref() {
+                b"refuse" => Err(Refusal("as asked".to_owned())),
+                b"hang" => std::future::pending().await,
+                _ => Ok(message.iter().rev().copied().collect()),
+            }
         }
+        .boxed()
     }
 
-    async fn group_stream(&self, _: Route, frames: Frames) -> Result<BoxStream<'static, Bytes>, Refusal> {
+    fn group_stream(&self, _: Route, frames: Frames) -> BoxFuture<'_, Result<BoxStream<'static, Bytes>, Refusal>> {
         let count = self.frames.clone();
         let answers = frames.filter_map(move |frame| {
             count.fetch_add(1, Ordering::SeqCst);
             async move { frame.ok() }
         });
-        Ok(answers.boxed())
+        ready(Ok(answers.boxed())).boxed()
     }
 
-    async fn ask(&self, from: NodeId, ask: Ask) -> Result<Told, Refusal> {
-        match ask {
-            Ask::Identify => {
-                Ok(Told::Identity(Identity { cluster_id: Some(CLUSTER), node: from, address: String::new() }))
-            }
-            _ => Ok(Told::Done),
-        }
+    fn ask(&self, from: NodeId, ask: Ask) -> BoxFuture<'_, Result<Told, Refusal>> {
+        let identity = Identity { cluster_id: Some(CLUSTER), node: from, address: String::new() };
+        ready(Ok(if matches!(ask, Ask::Identify) { Told::Identity(identity) } else { Told::Done })).boxed()
     }
 }
 
@@ -90,7 +89,7 @@ async fn start_at(address: &str, tls: Option<PeerTls>) -> Node {
     let frames = echo.frames.clone();
     let (stop, stopping) = watch::channel(false);
     let options = ServeOptions { token: Token::new(b"secret"), cluster_id: cell(Some(CLUSTER)), tls };
-    let serving = tokio::spawn(serve(listener, options, echo, stopping));
+    let serving = tokio::spawn(Grpc::new(Some(listener)).serve(options, echo, stopping));
     Node { address, frames, serving, _stop: stop }
 }
 
@@ -99,7 +98,8 @@ async fn start() -> Node {
 }
 
 fn peers(token: &[u8], cluster: Option<Uuid>, tls: Option<PeerTls>) -> Peers {
-    Peers::new(PeerOptions { node: NodeId(1), cluster_id: cell(cluster), token: Token::new(token), tls })
+    let options = PeerOptions { node: NodeId(1), cluster_id: cell(cluster), token: Token::new(token), tls };
+    Peers::new(Grpc::new(None).way(options))
 }
 
 fn own() -> Peers {

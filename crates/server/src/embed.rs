@@ -1,0 +1,148 @@
+//! A node inside of another program, without sockets, signals and a log of its own: for the simulator, and for whoever
+//! feeds requests to the HTTP contract directly.
+//!
+//! What a real server takes from the operating system comes in by [`World`]: the disk, time, threads and randomness, the
+//! network among the nodes. What goes in and out are requests and responses, past the same layers and handlers. What lies
+//! outside: the listeners with their bounds and TLS, gRPC, the configuration's sources.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use axum::{Router, body::Body, http::Request, response::Response};
+use consensus::env::Env;
+use prometheus_client::metrics::counter::Counter;
+use state::{hash::StateHash, ids::NodeId};
+use storage::fs::Disk;
+use tokio::runtime::Handle;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+use crate::{
+    config,
+    http::{
+        App,
+        layers::Peer,
+        router::{Listener, router},
+    },
+    node::{
+        Node, PeerSide,
+        data_dir::{DataDir, Role},
+    },
+    peer::Network,
+    secret::InstanceSecret,
+    server,
+    telemetry::Metrics,
+};
+
+/// What surrounds a node.
+pub struct World {
+    /// Where its log and its store lie.
+    pub disk: Arc<dyn Disk>,
+    /// Time, threads, randomness.
+    pub env: Arc<dyn Env>,
+    /// The other nodes.
+    pub network: Box<dyn Network>,
+    /// What they call this one.
+    pub address: String,
+}
+
+/// A node that runs on the runtime that it was started on, and ends with it at the latest.
+pub struct Embedded {
+    node: Node,
+    public: Router,
+    private: Router,
+    root_key: String,
+}
+
+/// Where a node stands in one of its groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it leads, in this term.
+    pub is_leader: bool,
+    /// Its term.
+    pub term: u64,
+    /// The cache's generation; 0 for the `values` group.
+    pub generation: u64,
+    /// Up to where it has applied the log, and what the state hashes to there.
+    pub applied: Option<(u64, StateHash)>,
+}
+
+/// Makes the data directory of a node: the founder of a cluster, or one that joins.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn create_data_dir(path: &Path, cluster_id: Uuid, node: u64, founds: bool) -> anyhow::Result<()> {
+    DataDir::create(path, cluster_id, NodeId(node), if founds { Role::Founder } else { Role::Joiner })
+}
+
+impl Embedded {
+    /// Starts a node with the settings of a configuration file and the instance secret. It refuses requests until it
+    /// serves.
+    ///
+    /// # Errors
+    /// When the settings are wrong, or the node does not start on what its disk holds.
+    pub async fn start(settings: &str, secret: &str, world: World) -> anyhow::Result<Self> {
+        let World { disk, env, network, address } = world;
+        let config = config::file::parse(settings, "the settings", Path::new("/"))?;
+        let secret = InstanceSecret::new(secret)?;
+        let metrics = Metrics::new(env.clone(), Counter::default());
+        let side = PeerSide { network, address, join: config.join.clone(), token: secret.peer_token(), tls: None };
+        let public_url = format!("http://{}", side.address);
+        let mut options = server::node_options(&config, env.clone(), &metrics, Handle::current(), side, public_url);
+        options.disk = disk;
+        let node = Node::start(options).await?;
+        let root_key = secret.root_key();
+        let app: Arc<App> = Arc::new(server::app(&config, &node, &root_key, env, metrics));
+        let (public, private) = (router(&app, Listener::Public), router(&app, Listener::Private));
+        Ok(Self { node, public, private, root_key })
+    }
+
+    /// The root key, which follows from the secret.
+    pub fn root_key(&self) -> &str {
+        &self.root_key
+    }
+
+    /// Answers a request that came to the private listener, or to the public one.
+    pub async fn request(&self, is_private: bool, mut request: Request<Body>) -> Response {
+        request.extensions_mut().insert(Peer(SocketAddr::from(([127, 0, 0, 1], 1))));
+        let router = if is_private { &self.private } else { &self.public };
+        let answered: Result<Response, std::convert::Infallible> = router.clone().oneshot(request).await;
+        match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Where the node stands in the `values` group, and in the cache group while it has a member there.
+    pub fn standing(&self) -> (Standing, Option<Standing>) {
+        let status = self.node.desk().status();
+        let node = status.node;
+        let of = |group: &crate::peer::message::GroupStatus| Standing {
+            is_leader: group.leader.is_some_and(|leader| leader.node == node),
+            term: group.term,
+            generation: group.generation,
+            applied: group.state_hash.map(|hash| (group.applied_index, hash)),
+        };
+        (of(&status.values), status.cache.as_ref().map(of))
+    }
+
+    /// Returns when the node serves both stores; not at all when a fault stops it before.
+    pub async fn await_serving(&self) {
+        if self.node.await_serving().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Returns when a fault has stopped the node, with what and where.
+    pub async fn fault(&self) -> String {
+        self.node.fault().await
+    }
+
+    /// Stops the node in order: hands over what it leads, makes a last checkpoint, closes the log.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.node.hand_over().await;
+        self.node.shutdown().await
+    }
+}
