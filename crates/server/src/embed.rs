@@ -50,7 +50,6 @@ pub struct Embedded {
     node: Node,
     public: Router,
     private: Router,
-    root_key: String,
 }
 
 /// Where a node stands in one of its groups.
@@ -74,6 +73,14 @@ pub fn create_data_dir(path: &Path, cluster_id: Uuid, node: u64, founds: bool) -
     DataDir::create(path, cluster_id, NodeId(node), if founds { Role::Founder } else { Role::Joiner })
 }
 
+/// The root key that follows from an instance secret.
+///
+/// # Panics
+/// When the secret is empty.
+pub fn root_key(secret: &str) -> String {
+    InstanceSecret::new(secret).expect("a secret that is not empty").root_key()
+}
+
 impl Embedded {
     /// Starts a node with the settings of a configuration file and the instance secret. It refuses requests until it
     /// serves.
@@ -93,12 +100,7 @@ impl Embedded {
         let root_key = secret.root_key();
         let app: Arc<App> = Arc::new(server::app(&config, &node, &root_key, env, metrics));
         let (public, private) = (router(&app, Listener::Public), router(&app, Listener::Private));
-        Ok(Self { node, public, private, root_key })
-    }
-
-    /// The root key, which follows from the secret.
-    pub fn root_key(&self) -> &str {
-        &self.root_key
+        Ok(Self { node, public, private })
     }
 
     /// Answers a request that came to the private listener, or to the public one.
