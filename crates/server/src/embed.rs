@@ -127,6 +127,13 @@ impl Embedded {
         (of(&status.values), status.cache.as_ref().map(of))
     }
 
+    /// What the node knows of the cache group, for people: the registry, and its own member's view of the members.
+    pub fn describe_cache(&self) -> String {
+        let registry = self.node.values().local().registry();
+        let members = self.node.cache().load_full().map(|cache| cache.group.members());
+        format!("{registry:?}\n{members:?}")
+    }
+
     /// Returns when the node serves both stores; not at all when a fault stops it before.
     pub async fn await_serving(&self) {
         if self.node.await_serving().await.is_err() {

@@ -91,14 +91,15 @@ fn decide(own: MemberId, members: &Members, registry: &RegistryState, last_index
         // A change that another leader has left half done; one of our own is awaited before the next look.
         return Some(Step::SetVoters(members.voters.clone()));
     }
-    next_set(own, members, registry)
+    next_set(members, registry)
         .or_else(|| members.members.iter().find_map(|member| promotion(own, members, member, last_index)))
 }
 
 /// The node set's next step towards the voters.
-fn next_set(own: MemberId, members: &Members, registry: &RegistryState) -> Option<Step> {
-    // Before the founder has registered there is no set that could change.
-    if registry.unsettled.is_some() || !registry.nodes.contains_key(&own.node) {
+fn next_set(members: &Members, registry: &RegistryState) -> Option<Step> {
+    // Before the founder has registered there is no set that could change. The leader itself may not be in it yet: it has
+    // taken the place of a node that lost its disk, say.
+    if registry.unsettled.is_some() || registry.nodes.is_empty() {
         return None;
     }
     let voters: BTreeSet<NodeId> = members.voters.iter().map(|member| member.node).collect();
@@ -203,6 +204,7 @@ mod tests {
         unsettled.unsettled = Some(state::registry::NodeChange::Added(NodeId(5)));
         assert_eq!(decide(OWN, &all, &unsettled, 1_000), None);
         assert_eq!(decide(OWN, &all, &registry(&[]), 1_000), None, "nobody has registered yet");
+        assert_eq!(decide(OWN, &all, &registry(&[2, 3]), 1_000), Some(Step::Add(NodeId(1))), "the leader is new itself");
         let mut removed = registry(&[1, 2]);
         removed.removed.insert(NodeId(3));
         assert_eq!(decide(OWN, &all, &removed, 1_000), None);
