@@ -321,6 +321,9 @@ fn used(path: &Path) -> u64 {
     fs::read(path).unwrap().iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
+/// What is damaged, and how.
+type Named = (&'static str, fn(&Path));
+
 #[test]
 fn a_node_with_any_damage_is_rebuilt_from_its_peers_by_one_command() {
     let mut cluster = Cluster::start_with(
@@ -328,7 +331,7 @@ fn a_node_with_any_damage_is_rebuilt_from_its_peers_by_one_command() {
         "checkpoint_bytes = 65536\nlog_tail_bytes = 0\nlog_segment_bytes = 1048576\nmax_value_size = 2048",
     );
     let (key, _) = cluster.create_key(0, "tenant");
-    let damages: [(&str, fn(&Path)); 6] = [
+    let damages: [Named; 6] = [
         ("a log segment", |dir| damage_middle(dir, "log")),
         ("the store's head", |dir| {
             let file = fs::File::options().write(true).open(dir.join("store/floor.redb")).unwrap();
