@@ -6,6 +6,8 @@
 //! 3. `network` is openraft's way out, `inbound` the way in.
 
 pub(crate) mod contact;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 pub(crate) mod inbound;
 pub(crate) mod inbound_snapshot;
 #[cfg(any(test, feature = "testing"))]

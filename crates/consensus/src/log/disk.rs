@@ -35,6 +35,8 @@ use state::ids::Position;
 use storage::fs::Disk;
 use tokio::sync::oneshot;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use self::record::fuzz::LOG_RECORD;
 pub use self::segment::Identity;
 use self::{
     files::Files,
