@@ -48,7 +48,7 @@ fn made(crashed: bool) -> (Vec<u8>, Rows) {
     let mut rows = Rows::new();
     for round in 0_u8..4 {
         let mut transaction = engine.begin();
-        for number in (0..600).filter(|number| number % (u32::from(round) + 1) == 0) {
+        for number in (0..600).filter(|number: &u32| number.is_multiple_of(u32::from(round) + 1)) {
             let value: Bytes = vec![round; 60 + number as usize % 50].into();
             transaction.put(key(number), value.clone());
             rows.insert(key(number), value);
@@ -119,7 +119,7 @@ fn damage_sectors(crashed: bool, step: usize) {
     let mut noticed = 0;
     for (number, sector) in sectors.iter().enumerate().step_by(step) {
         let mut damaged = good.clone();
-        if number / step % 2 == 0 {
+        if (number / step).is_multiple_of(2) {
             damaged[*sector..sector + SECTOR_BYTES].fill(0);
         } else {
             // Another place and bit in each.
