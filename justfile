@@ -22,6 +22,22 @@ crash N="1000":
 crash-cluster N="100":
     INSIDB_CRASH_ROUNDS={{N}} cargo nextest run --release -p insidb-server --test crash_cluster --no-capture
 
+# Kill it on a file system that loses what was not synced (needs the right to mount through FUSE); N rounds.
+crash-unsynced N="100":
+    INSIDB_LOSS_ROUNDS={{N}} cargo nextest run -p insidb-server --test crash --no-capture not_synced does_not_sync
+
+# Damage the files of a stopped node, N random cases beside the systematic ones.
+corruption N="500":
+    INSIDB_CORRUPTION_CASES={{N}} cargo nextest run -p insidb-server --test corruption --no-capture
+
+# Fuzz decoders, layout and messages, guided by coverage, so many seconds each (needs a C++ compiler).
+fuzz SECONDS="600" *TARGETS:
+    fuzz/run.sh {{SECONDS}} {{TARGETS}}
+
+# Write the seeds of the fuzzing corpus anew.
+fuzz-seeds:
+    cargo test -p insidb-state -p insidb-consensus --lib fuzz::tests::write_seeds -- --ignored
+
 # The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
 bench:
     cargo build --release --bin insid

@@ -11,6 +11,8 @@ pub mod env;
 mod error;
 mod forward;
 mod forwarded;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 mod group;
 mod heartbeat;
 mod hold;

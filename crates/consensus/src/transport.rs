@@ -7,6 +7,8 @@
 
 pub(crate) mod contact;
 mod contradiction;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 pub(crate) mod inbound;
 pub(crate) mod inbound_snapshot;
 #[cfg(any(test, feature = "testing"))]

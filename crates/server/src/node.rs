@@ -9,6 +9,7 @@ pub(crate) mod cache;
 mod census;
 mod changes;
 mod cleanup;
+mod damage;
 pub(crate) mod data_dir;
 pub(crate) mod desk;
 mod divergence;
@@ -430,7 +431,7 @@ async fn start_values(
 ) -> anyhow::Result<(Group<DiskEngine>, DiskLog)> {
     let identity = data_dir.identity();
     let page_cache = storage::disk::Options { cache_bytes: options.page_cache_bytes };
-    let engine = DiskEngine::open(options.disk.clone(), &data_dir.store(), page_cache)?;
+    let engine = DiskEngine::open(options.disk.clone(), &data_dir.store(), page_cache).map_err(damage::of_store)?;
     let machine = StateMachine::open(Arc::new(engine), Keyspace::Values)?;
     let log = DiskLog::open(Setup {
         disk: options.disk.clone(),
@@ -441,7 +442,8 @@ async fn start_values(
         segment_bytes: options.log_segment_bytes,
         cache_bytes_max: CACHE_BYTES_DEFAULT,
         tail_bytes: options.log_tail_bytes,
-    })?;
+    })
+    .map_err(damage::of_log)?;
     let asked = log.clone();
     let group_options = consensus::Options {
         group: GroupId::Values,

@@ -1,22 +1,32 @@
-//! The server is killed at random moments while 32 connections write, and must come back with everything that it
+//! The server is killed at random moments while many connections write, and must come back with everything that it
 //! acknowledged, nothing doubled, exact books, and an empty cache under a new generation.
 //!
-//! `INSIDB_CRASH_ROUNDS` sets the number of rounds (default 20), `INSIDB_CRASH_SEED` repeats a run's choices.
+//! Once on the file system of this machine, which keeps what a killed process has written; and once on one that loses
+//! what was not synced (`lossy`), all of it or a part, as a machine does whose power goes.
+//!
+//! `INSIDB_CRASH_ROUNDS` and `INSIDB_LOSS_ROUNDS` set the numbers of rounds (default 20 and 5), `INSIDB_CRASH_SEED` repeats
+//! a run's choices.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod harness;
+mod lossy;
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use harness::{Client, Random, Server, wait_for};
+use lossy::Lossy;
 use serde_json::json;
 
 const WRITERS: usize = 32;
+/// On the lossy file system each write goes through this process: fewer keep it as busy.
+const WRITERS_ON_LOSSY: usize = 16;
 const KEYS_PER_WRITER: u64 = 8;
 
 /// What one writer knows: it alone writes its keys, so each key's value is what it last had acknowledged, or what
@@ -41,33 +51,111 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
+fn seed() -> u64 {
+    setting("INSIDB_CRASH_SEED", u64::from(std::process::id()))
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_by_kill() {
     let rounds = setting("INSIDB_CRASH_ROUNDS", 20);
-    let seed = setting("INSIDB_CRASH_SEED", u64::from(std::process::id()));
+    let seed = seed();
     println!("{rounds} rounds, INSIDB_CRASH_SEED={seed}");
     let dir = tempfile::tempdir().unwrap();
-    let mut random = Random::new(seed);
-    let mut server = Server::start(dir.path());
-    let key = server.create_key("crash");
-    let mut ledgers = vec![Ledger::default(); WRITERS];
-    let mut generation = 0;
-
-    for round in 0..rounds {
-        generation = check(&server, &key, &mut ledgers, generation, round);
-        let before: u64 = ledgers.iter().map(|ledger| ledger.acknowledged).sum();
-        server = write_until_killed(server, &key, &mut ledgers, &mut random);
-        let after: u64 = ledgers.iter().map(|ledger| ledger.acknowledged).sum();
-        assert!(after > before, "round {round}: no write was acknowledged before the kill");
+    let mut scene = Scene::begin(dir.path(), WRITERS, seed);
+    for _ in 0..rounds {
+        scene.round(|_| {});
     }
-    check(&server, &key, &mut ledgers, generation, rounds);
-    println!("{} writes acknowledged", ledgers.iter().map(|ledger| ledger.acknowledged).sum::<u64>());
+    scene.end();
 }
 
-/// Lets all writers write, kills the server at a random moment, and starts it again.
-fn write_until_killed(server: Server, key: &str, ledgers: &mut [Ledger], random: &mut Random) -> Server {
+#[test]
+fn nothing_acknowledged_is_lost_with_what_was_not_synced() {
+    let rounds = setting("INSIDB_LOSS_ROUNDS", 5);
+    let seed = seed();
+    println!("{rounds} rounds, INSIDB_CRASH_SEED={seed}");
+    let dir = tempfile::tempdir().unwrap();
+    let Some(lossy) = mount(dir.path()) else { return };
+    let mut scene = Scene::begin(&dir.path().join("data"), WRITERS_ON_LOSSY, seed);
+    for round in 0..rounds {
+        // All of it every third time, else a part.
+        scene.round(|random| lossy.crash((round % 3 != 0).then(|| random.next())));
+    }
+    scene.end();
+    println!("{} syncs", lossy.syncs());
+}
+
+/// The test above would find a missing sync: without any it does.
+#[test]
+fn a_disk_that_does_not_sync_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(lossy) = mount(dir.path()) else { return };
+    let mut scene = Scene::begin(&dir.path().join("data"), WRITERS_ON_LOSSY, seed());
+    lossy.ignore_syncs();
+    let rounds = catch_unwind(AssertUnwindSafe(|| {
+        scene.round(|_| lossy.crash(None));
+        scene.end();
+    }));
+    let found = *rounds.expect_err("nothing was missed").downcast::<String>().unwrap();
+    assert!(found.contains("not one of") || found.contains("not in"), "{found}");
+}
+
+fn mount(at: &Path) -> Option<Lossy> {
+    let lossy = Lossy::mount(at);
+    if lossy.is_none() {
+        println!("SKIPPED: mounting through FUSE is not permitted here; the loss of what was not synced was not tried");
+    }
+    lossy
+}
+
+/// A server, and what its writers know.
+struct Scene {
+    server: Option<Server>,
+    key: String,
+    ledgers: Vec<Ledger>,
+    generation: u64,
+    rounds: u64,
+    random: Random,
+}
+
+impl Scene {
+    fn begin(dir: &Path, writers: usize, seed: u64) -> Self {
+        let server = Server::start(dir);
+        let key = server.create_key("crash");
+        let ledgers = vec![Ledger::default(); writers];
+        Self { server: Some(server), key, ledgers, generation: 0, rounds: 0, random: Random::new(seed) }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.ledgers.iter().map(|ledger| ledger.acknowledged).sum()
+    }
+
+    fn check(&mut self) {
+        let server = self.server.as_ref().unwrap();
+        self.generation = check(server, &self.key, &mut self.ledgers, self.generation, self.rounds);
+    }
+
+    /// Checks everything, writes, kills, lets `lose` do what it does to the disk, and starts again.
+    fn round(&mut self, lose: impl FnOnce(&mut Random)) {
+        self.check();
+        let before = self.acknowledged();
+        let server = self.server.take().unwrap();
+        let dir = server.dir.clone();
+        write_until_killed(server, &self.key, &mut self.ledgers, &mut self.random);
+        lose(&mut self.random);
+        assert!(self.acknowledged() > before, "round {}: no write was acknowledged before the kill", self.rounds);
+        self.server = Some(Server::start(&dir));
+        self.rounds += 1;
+    }
+
+    fn end(mut self) {
+        self.check();
+        println!("{} writes acknowledged", self.acknowledged());
+    }
+}
+
+/// Lets all writers write, and kills the server at a random moment.
+fn write_until_killed(server: Server, key: &str, ledgers: &mut [Ledger], random: &mut Random) {
     let address = server.public;
-    let dir = server.dir.clone();
     let acknowledged = AtomicU64::new(0);
     let killed = AtomicBool::new(false);
     let enough = random.below(4_000) + 1;
@@ -89,7 +177,6 @@ fn write_until_killed(server: Server, key: &str, ledgers: &mut [Ledger], random:
         killed.store(true, Ordering::SeqCst);
         server.kill();
     });
-    Server::start(&dir)
 }
 
 /// One write; whether it was acknowledged. Anything but an acknowledgement is allowed only once the server is

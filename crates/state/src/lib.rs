@@ -15,6 +15,8 @@ pub mod apply;
 pub mod audit;
 pub mod bounds;
 pub mod command;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 pub mod hash;
 pub mod ids;
 pub mod keys;

@@ -11,6 +11,8 @@
 //! with the frame's number, so that a frame missing or in a wrong place is noticed where it happens.
 
 mod export;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod import;
 
 use storage::{Engine, Row};

@@ -7,7 +7,7 @@
 //! 3. Records go into segments of a fixed size (`segment`), made ahead of need and taken away behind the purge
 //!    point by a second thread (`files`). A third (`reader`) reads back what memory no longer holds.
 //! 4. When the log is opened, `recovery` reads the records again, and tells a tail torn by a crash, which is cut,
-//!    from damage, which is refused.
+//!    from damage, which is refused. How far the log surely was durable also stands in a file of its own (`witness`).
 //!
 //! Entries, votes, truncations, purges and committed positions are records of one stream, in the order in which
 //! they were asked for. A cut of its tail is therefore always a state that the log once had.
@@ -20,6 +20,7 @@ mod record;
 mod recovery;
 mod segment;
 mod shared;
+mod witness;
 mod writer;
 
 use std::{
@@ -34,6 +35,8 @@ use state::ids::Position;
 use storage::fs::Disk;
 use tokio::sync::oneshot;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use self::record::fuzz::LOG_RECORD;
 pub use self::segment::Identity;
 use self::{
     files::Files,
@@ -41,6 +44,7 @@ use self::{
     record::State,
     recovery::Recovered,
     shared::{Live, Shared},
+    witness::Witness,
     writer::Writer,
 };
 use super::{LocalLog, span::Span};
@@ -190,8 +194,7 @@ impl DiskLog {
     /// All that it then holds is durable. The last of what was never promised to anybody may be among it.
     pub fn open(setup: Setup) -> Result<Self, Error> {
         let Setup { disk, env, observer, dir, identity, segment_bytes, cache_bytes_max, tail_bytes } = setup;
-        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
-        if !sizes.contains(&segment_bytes) || !segment_bytes.is_multiple_of(segment::PAGE_BYTES) {
+        if !segment::is_size(segment_bytes) {
             return Err(Error::SegmentBytes(segment_bytes));
         }
         disk.create_dir(&dir).map_err(|source| Error::io("create", &dir, source))?;
@@ -202,6 +205,7 @@ impl DiskLog {
         let Recovered { state, span, segments, offset, next } = recovered;
         let active = segments.values().next_back().map(Arc::clone).expect("a log has a segment");
 
+        let witness = Witness::new(Arc::clone(&disk), &dir, identity.clone());
         let files = Files::new(
             (disk, dir.clone(), identity.clone()),
             segment_bytes,
@@ -211,7 +215,13 @@ impl DiskLog {
         );
         let live = Live::new(state, span, segments, cache_bytes_max);
         let shared = Arc::new(Shared::new(live, env.signal(), files, Reader::new(env.signal())));
-        let writer = Writer::new(Arc::clone(&shared), (Arc::clone(&env), observer), identity, (active, offset), state);
+        let writer = Writer::new(
+            Arc::clone(&shared),
+            (Arc::clone(&env), observer),
+            (identity, witness),
+            (active, offset),
+            state,
+        );
         let threads = Arc::new(Threads { shared: Arc::clone(&shared), running: Mutex::default() });
         let log = Self { shared, threads, env: Arc::clone(&env), tail_bytes };
         log.start(&*env, writer).map_err(|source| {

@@ -147,9 +147,13 @@ pub(crate) fn encode(message: &impl Serialize) -> Bytes {
 /// A message from bytes.
 pub(crate) fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, Refusal> {
     match bytes.split_first() {
-        Some((&VERSION, body)) => {
-            postcard::from_bytes(body).map_err(|error| Refusal(format!("a peer's message cannot be decoded: {error}")))
-        }
+        Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+            Ok((message, [])) => Ok(message),
+            Ok((_, rest)) => {
+                Err(Refusal(format!("a peer's message cannot be decoded: {} bytes follow it", rest.len())))
+            }
+            Err(error) => Err(Refusal(format!("a peer's message cannot be decoded: {error}"))),
+        },
         Some((version, _)) => {
             Err(Refusal(format!("a peer's message has version {version}; this program speaks version {VERSION}")))
         }
@@ -184,5 +188,6 @@ mod tests {
         assert!(refusal(&[VERSION, 99]).contains("cannot be decoded"));
         let whole = encode(&Question::Propose(Forwarded { wait_ms: vec![1_000], commands: Vec::new() }));
         assert!(refusal(&whole[..whole.len() - 1]).contains("cannot be decoded"));
+        assert!(refusal(&[&whole[..], &[0]].concat()).contains("1 bytes follow it"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock         held by the running process
-//! DIR/node.json    format version, cluster id, node id: written once, when the directory is made
+//! DIR/node.json    format version, cluster id, node id, a checksum of them: written once, when the directory is made
 //! DIR/bootstrap    exists until the first start has founded the cluster
 //! DIR/joining      of a node that founds nothing: exists until its first start, which asks to be taken in
 //! DIR/log/         the log of the `values` group
@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use state::ids::NodeId;
 use uuid::Uuid;
 
+use super::damage::REBUILD;
+
 /// The format that this program reads and writes.
 const FORMAT: u32 = 2;
 const IDENTITY: &str = "node.json";
@@ -36,6 +38,24 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: Uuid,
     /// The node's id, and its member id in the `values` group.
     pub(crate) node_id: NodeId,
+}
+
+/// [`IDENTITY`]'s content.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    identity: Identity,
+    /// CRC-32C of the identity's fields: one digit that went bad makes another identity that looks as good. Directories
+    /// that earlier versions made have none.
+    checksum: Option<u32>,
+}
+
+impl Identity {
+    fn checksum(&self) -> u32 {
+        let fields =
+            [&self.format.to_le_bytes()[..], self.cluster_id.as_bytes(), &self.node_id.0.to_le_bytes()].concat();
+        crc32c::crc32c(&fields)
+    }
 }
 
 /// What a new data directory is for.
@@ -90,7 +110,8 @@ impl DataDir {
             }
         }
         let identity = Identity { format: FORMAT, cluster_id, node_id };
-        let json = serde_json::to_vec_pretty(&identity).context("encoding the identity")?;
+        let stored = Stored { identity, checksum: Some(identity.checksum()) };
+        let json = serde_json::to_vec_pretty(&stored).context("encoding the identity")?;
         write_durably(path, IDENTITY, &json)
     }
 
@@ -105,16 +126,17 @@ impl DataDir {
         let lock = lock(path)?;
         let file = path.join(IDENTITY);
         let json = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let format = serde_json::from_slice::<FormatOnly>(&json)
-            .with_context(|| format!("{} is damaged: restore it from a backup", file.display()))?
-            .format;
+        let damaged = || format!("{} is damaged: restore it from a backup. {REBUILD}", file.display());
+        let format = serde_json::from_slice::<FormatOnly>(&json).with_context(damaged)?.format;
         ensure!(
             format == FORMAT,
             "{} has format {format}; this program reads format {FORMAT}. Use the program that wrote it",
             path.display()
         );
-        let identity = serde_json::from_slice(&json)
-            .with_context(|| format!("{} is damaged: restore it from a backup", file.display()))?;
+        let Stored { identity, checksum } = serde_json::from_slice(&json).with_context(damaged)?;
+        if checksum.is_some_and(|checksum| checksum != identity.checksum()) {
+            bail!(damaged());
+        }
         Ok(Self { path: path.to_owned(), identity, _lock: lock })
     }
 
@@ -280,6 +302,38 @@ mod tests {
         let refusal = fresh(dir.path()).unwrap_err().to_string();
         assert!(refusal.contains("a part of a data directory is missing"), "{refusal}");
         assert!(fresh(dir.path()).is_err(), "still refused");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_identity_is_named_or_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        let expected = DataDir::open(dir.path()).unwrap().identity();
+        let file = dir.path().join(IDENTITY);
+        let good = std::fs::read(&file).unwrap();
+        for at in 0..good.len() * 8 {
+            let mut damaged = good.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            std::fs::write(&file, damaged).unwrap();
+            match DataDir::open(dir.path()) {
+                Ok(open) => assert_eq!(open.identity(), expected, "bit {at}"),
+                Err(error) => {
+                    let said = format!("{error:#}");
+                    assert!(said.contains("node.json is damaged") || said.contains("has format"), "bit {at}: {said}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_identity_without_a_checksum_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        let file = dir.path().join(IDENTITY);
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        json.as_object_mut().unwrap().remove("checksum").unwrap();
+        std::fs::write(&file, json.to_string()).unwrap();
+        assert_eq!(DataDir::open(dir.path()).unwrap().identity().node_id, NodeId(2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The durable floor: one redb file with one table, and a picture of it to read from.
 //!
-//! 1. [`Store::create`] writes a whole file; [`Store::open`] takes up one that is there.
+//! 1. [`Store::create`] writes a whole file; [`Store::open`] takes up one that is there, when every page of it is what was
+//!    written: it reads them all. A damaged branch would otherwise hide rows that are there.
 //! 2. [`Store::stage`] puts rows into a redb transaction and then makes room for redb's own bookkeeping. Whatever is
 //!    wrong with the disk's space is found here, and undone.
 //! 3. [`Store::seal`] commits that transaction: two syncs, after which a crash finds it.
@@ -74,6 +75,8 @@ impl Store {
         let database = guarded(path, || {
             Database::builder()
                 .set_cache_size(cache_bytes)
+                // The rows' own checksums tell a wrong value; only those of the pages tell a row that is not found.
+                .set_check_integrity_on_open(true)
                 .create_with_backend(backend)
                 .map_err(|error| refusal(redb_error("open", path, error)))
         })?;

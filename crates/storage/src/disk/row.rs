@@ -1,7 +1,7 @@
 //! A row's value as the floor holds it: the value behind a CRC-32C of key and value.
 //!
-//! redb checks its pages' checksums when it repairs a file, not when it reads one. Without this, a byte that went bad
-//! on the disk would be served as if a client had written it.
+//! redb checks its pages' checksums when a file is opened, not when it reads one. Without this, a byte that went bad
+//! on the disk since would be served as if a client had written it.
 
 use crate::engine::Bytes;
 

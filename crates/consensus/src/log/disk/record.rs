@@ -345,5 +345,7 @@ impl<'a> Content<'a> {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+pub(super) mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,13 @@
 //! 3. Which of the two, only what lies *behind* it can tell: every batch opens with a mark that says up to where
 //!    the log was durable when it was written, and a segment begins only when all before it is durable. A mark
 //!    behind the bad frame that reaches past it is proof of damage: the log is refused. Without one it is the tail.
+//!    The witness (`witness`) says the same from another file, where damage to the last sectors of the log cannot reach.
 //! 4. The tail is cut: overwritten with zeros, so that a frame of the torn batch that did reach the disk can never
 //!    be taken for one of a later batch, and all that was read is synced, since only the operating system may have it.
 //!
 //! What this cannot see: damage to the very last batch before a crash, when the mark that follows it (the next
-//! batch's, or the idle one some milliseconds later) did not reach the disk. It looks like a torn batch, and is cut.
+//! batch's, or the idle one some milliseconds later) did not reach the disk, or was lost with the batch before the witness
+//! told of it. It looks like a torn batch, and is cut.
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
@@ -20,8 +22,9 @@ use storage::fs::Disk;
 use super::{
     Error, FIRST_SEGMENT, SEGMENT_BYTES_MAX,
     record::{self, Life, Malformed, Place, Record, State},
-    segment::{HEADER_BYTES, Header, Identity, Name, Segment},
+    segment::{self, HEADER_BYTES, Header, Identity, Name, Segment},
     shared::{Location, Slot, Standing},
+    witness,
 };
 use crate::log::span::Span;
 
@@ -54,15 +57,22 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Resul
             }
         }
     }
-    let Some(first) = segments.first() else { return Ok(None) };
+    let witnessed = witness::read(disk, dir, &names, identity)?;
+    let Some(first) = segments.first() else {
+        return match witnessed {
+            None => Ok(None),
+            Some(place) => Err(Error::Missing { path: Name::Segment(place.segment).path(dir) }),
+        };
+    };
     for (expected, segment) in (first.seq..).zip(&segments) {
         if segment.seq != expected {
             return Err(Error::Missing { path: Name::Segment(expected).path(dir) });
         }
     }
     let (replay, tail) = replay(dir, identity, &segments)?;
+    // First: a purge behind the damage would seem to be missing.
+    check_tail(&segments, &tail, identity, witnessed)?;
     let (state, span) = replay.finish(first)?;
-    check_tail(&segments, &tail, identity)?;
     make_durable(disk, dir, &segments, &tail)?;
 
     let next = segments.split_off(tail.at + 1).pop();
@@ -112,7 +122,7 @@ fn replay(dir: &Path, identity: &Identity, segments: &[Segment]) -> Result<(Repl
 }
 
 /// Refuses a log whose records end at `tail`, when it was once durable past that.
-fn check_tail(segments: &[Segment], tail: &Tail, identity: &Identity) -> Result<(), Error> {
+fn check_tail(segments: &[Segment], tail: &Tail, identity: &Identity, witnessed: Option<Place>) -> Result<(), Error> {
     let ended = &segments[tail.at];
     let end = Place { segment: ended.seq, offset: tail.offset as u64 };
     let refuse = |proof: Place| {
@@ -122,7 +132,7 @@ fn check_tail(segments: &[Segment], tail: &Tail, identity: &Identity) -> Result<
         );
         Err(Error::corrupt(&ended.path, end.offset, detail))
     };
-    let mut proof = record::furthest_synced(&tail.content, tail.offset, ended.life);
+    let mut proof = witnessed.max(record::furthest_synced(&tail.content, tail.offset, ended.life));
     match &segments[tail.at + 1..] {
         [] => {}
         [next] => {
@@ -131,7 +141,7 @@ fn check_tail(segments: &[Segment], tail: &Tail, identity: &Identity) -> Result<
             proof = proof.max(begun).max(record::furthest_synced(&content, 0, next.life));
         }
         // A segment is prepared only while the one before it is in use.
-        [_, .., newest] => proof = Some(Place { segment: newest.seq, offset: 0 }),
+        [_, .., newest] => proof = proof.max(Some(Place { segment: newest.seq, offset: 0 })),
     }
     if let Some(proof) = proof.filter(|proof| *proof > end) {
         return refuse(proof);
@@ -143,9 +153,16 @@ fn check_tail(segments: &[Segment], tail: &Tail, identity: &Identity) -> Result<
     Ok(())
 }
 
-/// Whether the segment has begun its present life. Fails for a segment of another log or of a later version.
+/// Whether the segment has begun its present life. Fails for a segment of another log or of a later version, and for one
+/// that was cut.
 fn begins(segment: &Segment, content: &[u8], identity: &Identity) -> Result<bool, Error> {
-    let Some(header) = Header::parse(content) else { return Ok(false) };
+    let Some(header) = Header::parse(content) else {
+        if segment::is_size(segment.bytes) {
+            return Ok(false);
+        }
+        let detail = format!("the file has {} bytes: a segment is made whole, so it was cut", segment.bytes);
+        return Err(Error::corrupt(&segment.path, segment.bytes, detail));
+    };
     if header.identity != *identity {
         let reason = "its header names another log: the files of two nodes or clusters are mixed up".to_owned();
         return Err(Error::Foreign { path: segment.path.clone(), reason });

@@ -11,7 +11,7 @@ use std::{
 
 use storage::fs::{Disk, File};
 
-use super::record::Life;
+use super::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, record::Life};
 
 /// What the header takes at the start of a segment.
 pub(super) const HEADER_BYTES: usize = 128;
@@ -39,6 +39,11 @@ impl Identity {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// Whether a segment may have so many bytes.
+pub(super) fn is_size(bytes: u64) -> bool {
+    (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) && bytes.is_multiple_of(PAGE_BYTES)
 }
 
 /// An open segment.

@@ -8,7 +8,7 @@
 //! 4. Nobody waits for purges and truncations, and hardly anybody for committed positions: they go with the next batch, or with the one
 //!    that is written when the log falls idle. So does the last mark. Until that is durable the last batch
 //!    looks like one that was torn, and may be cut, should it be damaged; therefore segments below a purge are
-//!    given away only when a durable mark covers the purge.
+//!    given away only when a durable mark covers the purge. When a last mark is durable, the witness is told what it says.
 //! 5. Any error ends the log. A failed sync is never repeated: the operating system may have dropped what it failed
 //!    to write, and a second sync would say that all is well.
 
@@ -23,6 +23,7 @@ use super::{
     record::{self, Place, SEALED_FRAME_BYTES, State},
     segment::{Header, Identity, PAGE_BYTES, Segment},
     shared::{Live, Location, Op, PoisonOnPanic, Queue, Shared, Standing, again},
+    witness::Witness,
 };
 use crate::{
     env::Env,
@@ -38,6 +39,7 @@ pub(super) struct Writer {
     env: Arc<dyn Env>,
     observer: Arc<dyn Observer>,
     identity: Identity,
+    witness: Witness,
     /// The segment that is written to.
     active: Arc<Segment>,
     /// Up to where the log is durable; the batch in `buffer` will lie there.
@@ -88,7 +90,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         (env, observer): (Arc<dyn Env>, Arc<dyn Observer>),
-        identity: Identity,
+        (identity, witness): (Identity, Witness),
         (active, offset): (Arc<Segment>, u64),
         state: State,
     ) -> Self {
@@ -98,6 +100,7 @@ impl Writer {
             env,
             observer,
             identity,
+            witness,
             active,
             synced,
             marked: Place::default(),
@@ -120,7 +123,7 @@ impl Writer {
             if closing && done.is_ok() && self.unmarked {
                 done = self.write(&mut Queue::default());
             }
-            if let Err(error) = done {
+            if let Err(error) = done.and_then(|()| self.witness()) {
                 self.fail(queue.ops, &error);
                 return;
             }
@@ -162,6 +165,17 @@ impl Writer {
             self.state.committed = committed;
         }
         self.flush()
+    }
+
+    /// Tells the witness how far the log is durable, once nothing was written since that no mark covers.
+    fn witness(&mut self) -> io::Result<()> {
+        if self.unmarked || !self.witness.has_news(self.marked) {
+            return Ok(());
+        }
+        self.shared.busy.begin(self.env.monotonic());
+        self.witness.tell(self.marked)?;
+        self.shared.busy.end();
+        Ok(())
     }
 
     fn op(&mut self, op: Op) -> io::Result<()> {
