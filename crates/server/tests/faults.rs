@@ -1,5 +1,5 @@
 //! Faults of every kind under traffic on all nodes. After each: every answer that any client ever had fits one order of
-//! all operations (`harness/check.rs`), the books of every node equal a recount, the states are equal, and the cache is
+//! all operations (`insidb-oracle`), the books of every node equal a recount, the states are equal, and the cache is
 //! intact where a minority was lost and empty under a new generation where a majority was.
 
 #![allow(clippy::unwrap_used)]

@@ -19,9 +19,10 @@ use harness::{
     Client,
     books::{check_books, check_hashes},
     cluster::Cluster,
-    history::Store,
+    history::path,
     wait_for,
 };
+use insidb_oracle::Store;
 use serde_json::json;
 
 fn others(cluster: &Cluster, than: usize) -> Vec<usize> {
@@ -65,7 +66,7 @@ fn a_killed_leader_leaves_no_second_without_a_write() {
             let body = json!({"key": "k", "value": round.to_string()}).to_string();
             wait_for("a write", || {
                 let number = survivors[round % survivors.len()];
-                let answer = connect(&cluster, number, &key)?.try_request("POST", store.path(), &body).ok()?;
+                let answer = connect(&cluster, number, &key)?.try_request("POST", path(store), &body).ok()?;
                 (answer.status == 200).then_some(())
             });
             let silence = killed_at.elapsed();

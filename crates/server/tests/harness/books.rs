@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use insidb_oracle::Store;
 use serde_json::{Value, json};
 
 use super::{
     Answer, Client,
     cluster::Cluster,
     encode,
-    history::{Store, generation},
+    history::{generation, path},
     wait_for,
 };
 
@@ -22,14 +23,14 @@ pub(crate) fn check_books(cluster: &Cluster, key: &str) {
         let mut rows: BTreeMap<String, String> = BTreeMap::new();
         loop {
             let after = rows.last_key_value().map(|(last, _)| format!("&after={}", encode(last))).unwrap_or_default();
-            let page = client.get(&format!("{}/iterate?prefix=k&limit=1000{after}", store.path()));
+            let page = client.get(&format!("{}/iterate?prefix=k&limit=1000{after}", path(store)));
             assert_eq!(page.status, 200, "{}", page.text());
             let names: Vec<String> = serde_json::from_value(page.json()).unwrap();
             if names.is_empty() {
                 return rows;
             }
             for name in names {
-                let found = client.get(&format!("{}?key={}", store.path(), encode(&name)));
+                let found = client.get(&format!("{}?key={}", path(store), encode(&name)));
                 assert_eq!(found.status, 200, "{name} is listed by node {number}: {}", found.text());
                 rows.insert(name, found.json()["data"].as_str().unwrap().to_owned());
             }

@@ -4,11 +4,11 @@
 //!    another one meanwhile. Keys are few, so that clients meet, and change now and then, so that each key's history is
 //!    short.
 //! 2. What surely was not done is not written down. What may have been done is written down without an answer.
-//! 3. At the end every key is read through every node, the history of every key is checked (`check.rs`), a cache key's
-//!    for each generation on its own, and the books of every node are compared with a recount.
+//! 3. At the end every key is read through every node, `insidb-oracle` checks the history, and the books of every node are
+//!    compared with a recount.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{
         Arc,
@@ -18,14 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use insidb_oracle::{Answer, Content, History, Operation, Outcome, Request, Store};
 use serde_json::json;
 
-use super::{
-    Answer as HttpAnswer, Client, Random, books,
-    check::{self, Answer, Content, Operation, Request},
-    cluster::Cluster,
-    encode, wait_for,
-};
+use super::{Answer as HttpAnswer, Client, Random, books, cluster::Cluster, encode, wait_for};
 
 /// How many clients each node has.
 const CLIENTS_PER_NODE: usize = 2;
@@ -39,29 +35,12 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(8);
 /// The pause of a client that was refused.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// One of the two stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Store {
-    Values,
-    Cache,
-}
-
-impl Store {
-    pub(crate) fn path(self) -> &'static str {
-        match self {
-            Self::Values => "/vs",
-            Self::Cache => "/cache",
-        }
+/// Where a store's routes begin.
+pub(crate) fn path(store: Store) -> &'static str {
+    match store {
+        Store::Values => "/vs",
+        Store::Cache => "/cache",
     }
-}
-
-/// An operation, on what, and in which generation of the cache it was answered.
-#[derive(Clone, Copy, Debug)]
-struct Record {
-    store: Store,
-    key: u64,
-    operation: Operation,
-    generation: Option<u64>,
 }
 
 fn name(key: u64) -> String {
@@ -88,7 +67,7 @@ impl Shared {
 /// Clients at work.
 pub(crate) struct Traffic {
     shared: Arc<Shared>,
-    clients: Vec<JoinHandle<Vec<Record>>>,
+    clients: Vec<JoinHandle<Vec<Operation>>>,
 }
 
 impl Traffic {
@@ -142,11 +121,15 @@ impl Traffic {
     /// Ends the clients, waits until all nodes that run have applied the same, and checks everything.
     pub(crate) fn end_and_check(self, cluster: &mut Cluster) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        let mut records: Vec<Record> =
-            self.clients.into_iter().flat_map(|client| client.join().expect("a client has failed")).collect();
+        let mut history = History::default();
+        for client in self.clients {
+            client.join().expect("a client has failed").into_iter().for_each(|operation| history.push(operation));
+        }
         cluster.await_whole();
-        read_all(&self.shared, cluster, &mut records);
-        check_records(&records);
+        read_all(&self.shared, cluster, &mut history);
+        if let Err(fault) = history.check() {
+            panic!("of {} operations: {fault}", history.operations().len());
+        }
         books::check_books(cluster, &self.shared.key);
         books::check_hashes(cluster);
     }
@@ -160,17 +143,17 @@ struct Worker {
     random: Random,
     /// What it last saw of each key that is in use: what a swap expects.
     last_seen: HashMap<(Store, u64), Content>,
-    records: Vec<Record>,
+    operations: Vec<Operation>,
 }
 
 impl Worker {
     fn new(shared: Arc<Shared>, home: usize, seed: u64) -> Self {
         let connections = shared.nodes.iter().map(|_| None).collect();
         let random = Random::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        Self { shared, home, connections, random, last_seen: HashMap::new(), records: Vec::new() }
+        Self { shared, home, connections, random, last_seen: HashMap::new(), operations: Vec::new() }
     }
 
-    fn run(mut self) -> Vec<Record> {
+    fn run(mut self) -> Vec<Operation> {
         while !self.shared.stop.load(Ordering::SeqCst) {
             let Some(node) = self.connect() else {
                 thread::park_timeout(PAUSE);
@@ -187,7 +170,7 @@ impl Worker {
                 thread::park_timeout(PAUSE);
             }
         }
-        self.records
+        self.operations
     }
 
     /// The node to ask now, with a connection to it: the client's own where it takes one.
@@ -211,7 +194,10 @@ impl Worker {
             (8..=10, _) => Request::Set(new),
             (11..=12, _) => Request::Delete,
             (13..=16, Store::Values) => Request::Bump(1 + i64::try_from(self.random.below(3)).unwrap()),
-            _ => Request::Swap { old: self.last_seen.get(&(store, key)).copied().flatten(), new },
+            _ => match self.last_seen.get(&(store, key)).copied().flatten() {
+                Some(old) => Request::Cas { old, new },
+                None => Request::SetNx(new),
+            },
         }
     }
 
@@ -222,29 +208,22 @@ impl Worker {
         let called = self.shared.now();
         let answered = client.try_request(method, &path, &body);
         let returned = self.shared.now();
-        let mut record =
-            Record { store, key, operation: Operation { called, request, returned: None }, generation: None };
-        match answered {
+        let (outcome, is_served) = match answered {
             Err(_) => {
                 self.connections[node] = None;
-                self.records.push(record);
-                false
+                (Outcome::Unknown, false)
             }
             Ok(answer) => match read(&answer, request) {
                 Heard::Answer(said) => {
-                    record.operation.returned = Some((returned, said));
-                    record.generation = (store == Store::Cache).then(|| generation(&answer));
-                    self.records.push(record);
                     self.note(store, key, request, said);
-                    true
+                    (known(store, returned, said, &answer), true)
                 }
-                Heard::Unknown => {
-                    self.records.push(record);
-                    false
-                }
-                Heard::NotDone => false,
+                Heard::Unknown => (Outcome::Unknown, false),
+                Heard::NotDone => (Outcome::Refused, false),
             },
-        }
+        };
+        self.operations.push(Operation { store, key: name(key), request, called_ns: called, outcome });
+        is_served
     }
 
     fn note(&mut self, store: Store, key: u64, request: Request, said: Answer) {
@@ -256,24 +235,22 @@ impl Worker {
             (Answer::Content(content), _) => content,
             (Answer::Sum(sum), _) => Some(sum),
             (Answer::Done, Request::Set(value)) => Some(value),
-            (Answer::Swapped(true), Request::Swap { new, .. }) => Some(new),
-            (Answer::Swapped(_) | Answer::Done, _) => None,
+            (Answer::Met(true), Request::SetNx(new) | Request::Cas { new, .. }) => Some(new),
+            (Answer::Met(_) | Answer::Done, _) => None,
         };
         self.last_seen.insert((store, key), content);
     }
 }
 
 fn http(store: Store, name: &str, request: Request) -> (&'static str, String, String) {
-    let path = store.path();
+    let path = path(store);
     let text = |value: i64| value.to_string();
     match request {
         Request::Get => ("GET", format!("{path}?key={}", encode(name)), String::new()),
         Request::Set(value) => ("POST", path.to_owned(), json!({"key": name, "value": text(value)}).to_string()),
         Request::Delete => ("DELETE", path.to_owned(), json!({ "key": name }).to_string()),
-        Request::Swap { old: None, new } => {
-            ("POST", format!("{path}/setnx"), json!({"key": name, "value": text(new)}).to_string())
-        }
-        Request::Swap { old: Some(old), new } => {
+        Request::SetNx(new) => ("POST", format!("{path}/setnx"), json!({"key": name, "value": text(new)}).to_string()),
+        Request::Cas { old, new } => {
             let body = json!({"key": name, "old_value": text(old), "new_value": text(new)});
             ("POST", format!("{path}/cas"), body.to_string())
         }
@@ -294,8 +271,8 @@ fn read(answer: &HttpAnswer, request: Request) -> Heard {
         (200, Request::Get) => Answer::Content(Some(number())),
         (404, Request::Get) => Answer::Content(None),
         (200, Request::Set(_) | Request::Delete) => Answer::Done,
-        (200, Request::Swap { .. }) => Answer::Swapped(true),
-        (409, Request::Swap { .. }) => Answer::Swapped(false),
+        (200, Request::SetNx(_) | Request::Cas { .. }) => Answer::Met(true),
+        (409, Request::SetNx(_) | Request::Cas { .. }) => Answer::Met(false),
         (200, Request::Bump(_)) => Answer::Sum(number()),
         (503, _) => {
             return match answer.json()["code"].as_str().unwrap() {
@@ -313,59 +290,25 @@ pub(crate) fn generation(answer: &HttpAnswer) -> u64 {
     answer.header("x-insidb-cache-generation").expect("every cache answer has one").parse().unwrap()
 }
 
+fn known(store: Store, returned_ns: u64, answer: Answer, from: &HttpAnswer) -> Outcome {
+    Outcome::Known { returned_ns, answer, generation: (store == Store::Cache).then(|| generation(from)) }
+}
+
 /// Reads every key that was used through every node that runs, as part of the history.
-fn read_all(shared: &Shared, cluster: &Cluster, records: &mut Vec<Record>) {
-    let mut keys: Vec<(Store, u64)> = records.iter().map(|record| (record.store, record.key)).collect();
-    keys.sort_unstable();
-    keys.dedup();
+fn read_all(shared: &Shared, cluster: &Cluster, history: &mut History) {
+    let keys: BTreeSet<(Store, String)> = history.operations().iter().map(|it| (it.store, it.key.clone())).collect();
     for number in (0..cluster.nodes.len()).filter(|number| cluster.is_running(*number)) {
         let mut client = cluster.client(number, &shared.key);
         for (store, key) in &keys {
-            let (method, path, body) = http(*store, &name(*key), Request::Get);
-            let called = shared.now();
+            let (method, path, body) = http(*store, key, Request::Get);
+            let called_ns = shared.now();
             let answer = client.request(method, &path, &body);
             let returned = shared.now();
             let Heard::Answer(said) = read(&answer, Request::Get) else {
                 panic!("node {number} does not answer for {store:?} {key}: {}", answer.text());
             };
-            let operation = Operation { called, request: Request::Get, returned: Some((returned, said)) };
-            let generation = (*store == Store::Cache).then(|| generation(&answer));
-            records.push(Record { store: *store, key: *key, operation, generation });
-        }
-    }
-}
-
-/// No node is in an older generation after another has answered in a newer one, and each key of each generation has a
-/// linearizable history. An operation without an answer may belong to any generation.
-fn check_records(records: &[Record]) {
-    let mut answered: Vec<(u64, u64, u64)> = records
-        .iter()
-        .filter_map(|record| Some((record.operation.called, record.operation.returned?.0, record.generation?)))
-        .collect();
-    answered.sort_unstable();
-    let mut returned: Vec<(u64, u64)> =
-        answered.iter().map(|(_, returned, generation)| (*returned, *generation)).collect();
-    returned.sort_unstable();
-    let (mut before, mut newest) = (returned.into_iter().peekable(), 0);
-    for (called, _, generation) in answered {
-        while let Some((_, earlier)) = before.next_if(|(returned, _)| *returned < called) {
-            newest = newest.max(earlier);
-        }
-        assert!(generation >= newest, "generation {generation} answers a call made after generation {newest} answered");
-    }
-    let mut histories: BTreeMap<(Store, u64, Option<u64>), Vec<Operation>> = BTreeMap::new();
-    for record in records.iter().filter(|record| record.operation.returned.is_some()) {
-        histories.entry((record.store, record.key, record.generation)).or_default().push(record.operation);
-    }
-    for record in records.iter().filter(|record| record.operation.returned.is_none()) {
-        let of_key = (record.store, record.key, None)..=(record.store, record.key, Some(u64::MAX));
-        for (_, history) in histories.range_mut(of_key) {
-            history.push(record.operation);
-        }
-    }
-    for ((store, key, generation), history) in histories {
-        if let Err(fault) = check::check(&history) {
-            panic!("{store:?} {} generation {generation:?}, {} operations: {fault}", name(key), history.len());
+            let outcome = known(*store, returned, said, &answer);
+            history.push(Operation { store: *store, key: key.clone(), request: Request::Get, called_ns, outcome });
         }
     }
 }

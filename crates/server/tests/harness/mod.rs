@@ -6,7 +6,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests have real threads")]
 
 pub(crate) mod books;
-pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod history;
 
