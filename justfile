@@ -22,6 +22,12 @@ crash N="1000":
 crash-cluster N="100":
     INSIDB_CRASH_ROUNDS={{N}} cargo nextest run --release -p insidb-server --test crash_cluster --no-capture
 
+# Real nodes, real clients, faults of every kind, and every check of what was answered: see docs/testing.md. For example
+# `just blackbox --for 1h --seed 7 --dir /tmp/run`, and `just blackbox check /tmp/run`.
+blackbox *ARGS:
+    cargo build --release --bin insid --bin insidb-blackbox
+    target/release/insidb-blackbox {{ARGS}}
+
 # The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
 bench:
     cargo build --release --bin insid
