@@ -116,6 +116,8 @@ impl Action {
 pub(crate) struct Step {
     pub(crate) calm: Duration,
     pub(crate) action: Action,
+    /// Another fault in the midst of it.
+    pub(crate) also: Option<Action>,
     pub(crate) hold: Duration,
 }
 
@@ -140,12 +142,30 @@ impl Schedule {
     }
 
     pub(crate) fn next(&mut self) -> Step {
+        let is_first = !self.first.is_empty();
         let kind = self.first.pop().unwrap_or_else(|| self.random.pick(&self.kinds));
         let action = self.action(kind);
+        let also = (!is_first && self.random.below(3) == 0).then(|| self.also()).flatten();
         let calm = Duration::from_millis(200 + self.random.below(1_800));
         // Shorter than an election, longer than one, longer than a lease, longer than the Cache waits before it is given up.
-        let hold = self.random.pick(&[300, 1_000, 2_000, 4_000, 7_000]) + self.random.below(500);
-        Step { calm, action, hold: Duration::from_millis(hold) }
+        let mut hold = self.random.pick(&[300, 1_000, 2_000, 4_000, 7_000]) + self.random.below(500);
+        if kind == FaultKind::DiskFull {
+            // The log goes on for a while in what it has made ready.
+            hold += 8_000;
+        }
+        Step { calm, action, also, hold: Duration::from_millis(hold) }
+    }
+
+    /// A fault that can be made in the midst of any other.
+    fn also(&mut self) -> Option<Action> {
+        let role = self.random.pick(&ROLES);
+        let action = match self.random.below(4) {
+            0 => Action::KillOne(role),
+            1 => Action::PauseOne(role),
+            2 => Action::Isolate(role),
+            _ => Action::Transfer(1),
+        };
+        self.kinds.contains(&action.kind()).then_some(action)
     }
 
     fn action(&mut self, kind: FaultKind) -> Action {

@@ -13,8 +13,8 @@ pub(crate) fn text(value: i64) -> String {
         // What a bump has left is as short as can be.
         return value.to_string();
     }
-    // One in 64 is long, so that the log and the disk fill in a short time.
-    let length = if written % 64 == 63 { 10_000 + written * 7_919 % 40_000 } else { 20 + written * 7_919 % 600 };
+    // One in 16 is long, so that the log grows into its next segments all the time, and meets a disk that is full.
+    let length = if written % 16 == 15 { 10_000 + written * 7_919 % 40_000 } else { 20 + written * 7_919 % 600 };
     format!("{value:0>width$}", width = usize::try_from(length).unwrap_or(20))
 }
 
