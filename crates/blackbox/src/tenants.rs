@@ -9,7 +9,7 @@ use insidb_client::{ApiKey, Client, Code, Error, request::LimitsPatch};
 use tokio::time::sleep;
 
 use crate::{
-    clients::{ANSWER_WAIT_MAX, Purpose, Tenant, World},
+    clients::{ANSWER_WAIT_MAX, PASSING, Purpose, Tenant, World},
     cluster::NODES,
     random::Random,
     record::{Bytes, Event},
@@ -92,7 +92,7 @@ impl<'a> Operator<'a> {
     /// Tenants come and go, until the run is over.
     pub(crate) async fn come_and_go(mut self) -> anyhow::Result<()> {
         for n in 0.. {
-            let Some(tenant) = self.make(&format!("passing{n}"), Purpose::Passing).await? else { break };
+            let Some(tenant) = self.make(&format!("{PASSING}{n}"), Purpose::Passing).await? else { break };
             let lifetime_ms = 2_000 + self.random.below(6_000);
             self.wait(lifetime_ms).await;
             self.delete(&tenant).await?;

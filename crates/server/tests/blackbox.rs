@@ -33,5 +33,5 @@ fn a_minute_of_faults_leaves_nothing_that_nothing_explains() {
     let possible = FaultKind::ALL.into_iter().filter(|kind| report.skipped(*kind).is_none()).count();
     assert!(healed + 3 >= possible && healed >= 3, "{report}");
     let [answered, ..] = report.outcomes();
-    assert!(answered > 2_000, "{report}");
+    assert!(answered > 1_000, "{report}");
 }
