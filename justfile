@@ -38,6 +38,12 @@ fuzz SECONDS="600" *TARGETS:
 fuzz-seeds:
     cargo test -p insidb-state -p insidb-consensus --lib fuzz::tests::write_seeds -- --ignored
 
+# Real nodes, real clients, faults of every kind, and every check of what was answered: see docs/testing.md. For example
+# `just blackbox --for 1h --seed 7 --dir /tmp/run`, and `just blackbox check /tmp/run`.
+blackbox *ARGS:
+    cargo build --release --bin insid --bin insidb-blackbox
+    target/release/insidb-blackbox {{ARGS}}
+
 # The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
 bench:
     cargo build --release --bin insid
