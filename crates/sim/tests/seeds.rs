@@ -35,12 +35,3 @@ fn seeds_from_1000() {
 fn seeds_from_2000() {
     passes(2_000..2_020);
 }
-
-/// Seeds that have found something (`docs/bugs.md`), as long a run as they took.
-#[test]
-fn seeds_that_found_something() {
-    for seed in [114] {
-        let options = Options { duration: Duration::from_secs(8), ..options(seed) };
-        run(options).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
-    }
-}
