@@ -237,11 +237,15 @@ fn a_value_whose_bytes_went_bad_is_never_served() {
     const MARK: &[u8] = b"the bytes of this value are looked for in the file";
     let disk = FaultyDisk::new();
     let engine = open(&disk).unwrap();
+    // So many rows that the value's page is not the root, which an open table holds.
+    put(&engine, 0..2000, 1, 100);
     let mut transaction = engine.begin();
     transaction.put(b"key".as_slice().into(), MARK.into());
     transaction.commit().unwrap();
     engine.checkpoint().unwrap();
     drop(engine);
+    // It goes bad while the store is open, and has not been read.
+    let engine = open(&disk).unwrap();
     let file = disk.open(Path::new("/store/floor.redb")).unwrap();
     let mut whole = vec![0; file.len().unwrap() as usize];
     file.read_exact_at(&mut whole, 0).unwrap();
@@ -250,8 +254,10 @@ fn a_value_whose_bytes_went_bad_is_never_served() {
     for (place, _) in places {
         file.write_all_at(b"T", place as u64).unwrap();
     }
-    let engine = open(&disk).unwrap();
     assert!(matches!(engine.view().get(b"key"), Err(Error::Corrupt { .. })));
+    drop(engine);
+    // The next start finds it before anybody asks.
+    assert!(matches!(open(&disk), Err(Error::Corrupt { .. })));
 }
 
 #[test]
