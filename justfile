@@ -38,6 +38,10 @@ fuzz SECONDS="600" *TARGETS:
 fuzz-seeds:
     cargo test -p insidb-state -p insidb-consensus --lib fuzz::tests::write_seeds -- --ignored
 
+# Whole clusters in one process, N runs from seed FROM on: see docs/testing.md.
+sim FROM="1" N="1000":
+    cargo run --release --bin insidb-sim -- --seed {{FROM}} --seeds {{N}}
+
 # Real nodes, real clients, faults of every kind, and every check of what was answered: see docs/testing.md. For example
 # `just blackbox --for 1h --seed 7 --dir /tmp/run`, and `just blackbox check /tmp/run`.
 blackbox *ARGS:
