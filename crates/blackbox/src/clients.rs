@@ -23,8 +23,7 @@ use crate::{
     cluster::{Addresses, NODES},
     random::Random,
     record::{Line, Recorder},
-    value::{self, STEP},
-    watch,
+    value, watch,
 };
 
 /// What every key begins with.
@@ -74,6 +73,8 @@ pub(crate) struct World {
     pub(crate) recorder: Recorder,
     pub(crate) seed: u64,
     pub(crate) stop: AtomicBool,
+    /// Whether clients shall write much, since a disk is full.
+    pub(crate) is_flooding: AtomicBool,
     /// Those that clients use; a passing one for a moment longer than it is there.
     pub(crate) tenants: RwLock<Vec<Tenant>>,
     /// Those whose deletion was acknowledged.
@@ -171,9 +172,14 @@ impl<'a> Worker<'a> {
             self.last_seen.clear();
         }
         // Values are told apart by the number of the operation that wrote them, however often they are bumped.
-        let new = i64::try_from(number).unwrap_or(i64::MAX / STEP) * STEP;
+        let is_flooding = self.world.is_flooding.load(Ordering::Relaxed) && tenant.purpose == Purpose::Main;
+        let is_long = self.random.below(64) == 0 || is_flooding;
+        let signed = i64::try_from(number).unwrap_or(0);
+        let new = value::written(signed, is_long);
+        // What stays for ever is short.
+        let kept = value::written(signed, false);
         match (self.random.below(40), tenant.purpose) {
-            (0, Purpose::Main) => return (Store::Values, format!("{PREFIX}/once/{number}"), Request::SetNx(new)),
+            (0, Purpose::Main) => return (Store::Values, format!("{PREFIX}/once/{number}"), Request::SetNx(kept)),
             (1..=3, _) => return (Store::Values, format!("{PREFIX}/sum"), Request::Bump(1)),
             (4, _) => return (Store::Values, format!("{PREFIX}/sum"), Request::Get),
             _ => {}
@@ -181,6 +187,9 @@ impl<'a> Worker<'a> {
         let register = number / OPERATIONS_PER_REGISTERS * REGISTERS + self.random.below(REGISTERS);
         let store = self.random.pick(&[Store::Values, Store::Cache]);
         let key = format!("{PREFIX}/{register}");
+        if is_flooding && store == Store::Values {
+            return (store, key, Request::Set(new));
+        }
         let request = match (self.random.below(20), store) {
             (0..=7, _) => Request::Get,
             (8..=10, _) => Request::Set(new),

@@ -1,9 +1,10 @@
-//! Makes the faults, one after another and at times two together, and looks after each whether the cluster is whole again and the Cache is as it must be.
+//! Makes the faults, one after another and at times two together, and looks after each whether the cluster is whole again and
+//! the Cache is as it must be.
 //!
 //! It has a thread and a runtime of its own: what it does to processes, disks and networks blocks, and clients must not wait.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -12,8 +13,9 @@ use rustix::process::Signal;
 use tokio::{runtime::Runtime, time::sleep};
 
 use crate::{
+    clients::World,
     cluster::{Cluster, NODES},
-    record::{CacheFate, Event, Recorder},
+    record::{CacheFate, Event},
     schedule::{Action, Role, Schedule, Step},
     watch::Watch,
 };
@@ -29,10 +31,8 @@ const PACE: Duration = Duration::from_millis(20);
 pub(crate) struct Nemesis<'a> {
     pub(crate) cluster: Cluster,
     pub(crate) watch: Watch,
-    pub(crate) recorder: &'a Recorder,
+    pub(crate) world: &'a World,
     pub(crate) runtime: Runtime,
-    /// Set when the run is ended before its time.
-    pub(crate) stop: &'a AtomicBool,
 }
 
 /// A fault that was begun.
@@ -49,22 +49,22 @@ impl Nemesis<'_> {
     /// Makes faults until the time is over; returns the cluster whole, or as whole as it becomes.
     pub(crate) fn run(mut self, mut schedule: Option<Schedule>, duration: Duration) -> anyhow::Result<Cluster> {
         let end = Instant::now() + duration;
-        while Instant::now() < end && !self.stop.load(Ordering::Relaxed) {
+        while Instant::now() < end && !self.world.is_over() {
             let Some(step) = schedule.as_mut().map(Schedule::next) else {
                 self.calm(PACE);
                 continue;
             };
             self.calm(step.calm);
             let Ok(generation_before) = self.await_whole("before a fault")? else { break };
-            let at_ns = self.recorder.now_ns();
+            let at_ns = self.world.recorder.now_ns();
             let also = step.also.map(|also| format!(", with {also:?}")).unwrap_or_default();
             let what = format!("{:?}{also}, for {:?}", step.action, step.hold);
-            self.recorder.event(&Event::Fault { at_ns, kind: step.action.kind(), what })?;
+            self.world.recorder.event(&Event::Fault { at_ns, kind: step.action.kind(), what })?;
             let cache = self.perform(step).with_context(|| format!("at {step:?}"))?;
             let healed = Instant::now();
             let Ok(generation) = self.await_whole(&format!("after {:?}", step.action))? else { break };
-            self.recorder.event(&Event::Healed {
-                at_ns: self.recorder.now_ns(),
+            self.world.recorder.event(&Event::Healed {
+                at_ns: self.world.recorder.now_ns(),
                 kind: step.action.kind(),
                 after_ms: u64::try_from(healed.elapsed().as_millis()).unwrap_or(u64::MAX),
                 cache,
@@ -83,12 +83,12 @@ impl Nemesis<'_> {
     fn await_whole(&mut self, when: &str) -> anyhow::Result<Result<u64, ()>> {
         let whole = self.runtime.block_on(self.watch.await_whole(WHOLE_WAIT_MAX));
         while let Some((number, status)) = self.cluster.ended()? {
-            self.recorder.wrong(format!("node {number} ended by itself {when}, with {status}"))?;
+            self.world.recorder.wrong(format!("node {number} ended by itself {when}, with {status}"))?;
         }
         Ok(match whole {
             Ok(generation) => Ok(generation),
             Err(missing) => {
-                self.recorder.wrong(format!("not whole within {WHOLE_WAIT_MAX:?} {when}: {missing}"))?;
+                self.world.recorder.wrong(format!("not whole within {WHOLE_WAIT_MAX:?} {when}: {missing}"))?;
                 Err(())
             }
         })
@@ -170,6 +170,7 @@ impl Nemesis<'_> {
                 if let Some((_, disk)) = &self.cluster.means.disk {
                     disk.fill()?;
                 }
+                self.world.is_flooding.store(true, Ordering::Relaxed);
             }
             Action::MoveClock(_, seconds) => victims.iter().try_for_each(|number| self.set_clock(*number, seconds))?,
             Action::MoveClocks(seconds) => (0..NODES).try_for_each(|number| self.set_clock(number, seconds))?,
@@ -203,7 +204,10 @@ impl Nemesis<'_> {
             Action::Isolate(_) | Action::Mute(_) | Action::Deafen(_) | Action::CutLink(_) | Action::Split => {
                 self.cluster.means.network.as_mut().map_or(Ok(()), |network| network.mend())
             }
-            Action::FillDisk => self.cluster.means.disk.as_ref().map_or(Ok(()), |(_, disk)| disk.free()),
+            Action::FillDisk => {
+                self.world.is_flooding.store(false, Ordering::Relaxed);
+                self.cluster.means.disk.as_ref().map_or(Ok(()), |(_, disk)| disk.free())
+            }
             Action::MoveClock(..) | Action::MoveClocks(_) => {
                 (0..NODES).try_for_each(|number| self.set_clock(number, 0))
             }
@@ -226,8 +230,10 @@ impl Nemesis<'_> {
     fn stop(&mut self, number: usize) -> anyhow::Result<()> {
         match self.cluster.stop(number)? {
             Some(status) if status.success() => Ok(()),
-            Some(status) => self.recorder.wrong(format!("node {number} was stopped in order, and ended with {status}")),
-            None => self.recorder.wrong(format!("node {number} did not stop in time")),
+            Some(status) => {
+                self.world.recorder.wrong(format!("node {number} was stopped in order, and ended with {status}"))
+            }
+            None => self.world.recorder.wrong(format!("node {number} did not stop in time")),
         }
     }
 
@@ -245,13 +251,14 @@ impl Nemesis<'_> {
 
     /// The nodes that are left take writes.
     fn others_go_on(&self, victims: &[usize], action: Action) -> anyhow::Result<()> {
-        let writes = || self.recorder.writes_through((0..NODES).filter(|number| !victims.contains(number)));
+        let writes = || self.world.recorder.writes_through((0..NODES).filter(|number| !victims.contains(number)));
         let before = writes();
         let deadline = Instant::now() + GO_ON_WAIT_MAX;
         // When the run is ended before its time, the clients have ended too.
-        while writes() < before + GO_ON_WRITES && !self.stop.load(Ordering::Relaxed) {
+        while writes() < before + GO_ON_WRITES && !self.world.is_over() {
             if Instant::now() > deadline {
                 return self
+                    .world
                     .recorder
                     .wrong(format!("no writes within {GO_ON_WAIT_MAX:?} during {action:?} of {victims:?}"));
             }

@@ -68,6 +68,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         recorder,
         seed: options.seed,
         stop: AtomicBool::new(false),
+        is_flooding: AtomicBool::new(false),
         tenants: RwLock::default(),
         deleted: Mutex::default(),
         places: Mutex::new(BTreeSet::new()),
@@ -201,7 +202,7 @@ fn faults(
 ) -> anyhow::Result<Cluster> {
     let runtime = self::runtime(door)?;
     let watch = Watch::new(&world.nodes, root_key)?;
-    let nemesis = Nemesis { cluster, watch, recorder: &world.recorder, runtime, stop: &world.stop };
+    let nemesis = Nemesis { cluster, watch, world, runtime };
     nemesis.run(schedule, duration)
 }
 

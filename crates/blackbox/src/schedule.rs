@@ -151,7 +151,7 @@ impl Schedule {
         let mut hold = self.random.pick(&[300, 1_000, 2_000, 4_000, 7_000]) + self.random.below(500);
         if kind == FaultKind::DiskFull {
             // The log goes on for a while in what it has made ready.
-            hold += 8_000;
+            hold += 2_000;
         }
         Step { calm, action, also, hold: Duration::from_millis(hold) }
     }

@@ -4,7 +4,14 @@
 //! history compares; and the server takes it for the number that it is when it is bumped.
 
 /// Values that are written are multiples of this, so that sums of additions never meet them.
-pub(crate) const STEP: i64 = 1_000_000;
+const STEP: i64 = 1_000_000;
+/// The last of so many multiples is a long one.
+const KINDS: i64 = 16;
+
+/// The value that an operation writes, by its number: no other writes it. A long one makes the log grow into its next segments.
+pub(crate) fn written(number: i64, is_long: bool) -> i64 {
+    (number * KINDS + if is_long { KINDS - 1 } else { number % (KINDS - 1) }) * STEP
+}
 
 /// The text of a number.
 pub(crate) fn text(value: i64) -> String {
@@ -13,8 +20,8 @@ pub(crate) fn text(value: i64) -> String {
         // What a bump has left is as short as can be.
         return value.to_string();
     }
-    // One in 16 is long, so that the log grows into its next segments all the time, and meets a disk that is full.
-    let length = if written % 16 == 15 { 10_000 + written * 7_919 % 40_000 } else { 20 + written * 7_919 % 600 };
+    let is_long = written % KINDS == KINDS - 1;
+    let length = if is_long { 10_000 + written * 7_919 % 40_000 } else { 20 + written * 7_919 % 600 };
     format!("{value:0>width$}", width = usize::try_from(length).unwrap_or(20))
 }
 
@@ -29,11 +36,14 @@ mod tests {
 
     #[test]
     fn a_number_has_one_text_and_a_text_its_number() {
-        for value in [0, 1, 999_999, STEP, 63 * STEP, 64 * STEP, 64 * STEP + 2, -4] {
+        for value in [0, 1, 999_999, STEP, written(1, false), written(2, true), written(2, true) + 2, -4] {
             assert_eq!(number(&text(value)), Some(value));
         }
-        assert!(text(63 * STEP).len() >= 10_000);
         assert_eq!(text(STEP + 1), "1000001");
-        assert!(text(STEP).len() > text(STEP + 1).len());
+        for number in 1..1_000 {
+            let (short, long) = (written(number, false), written(number, true));
+            assert!(text(short).len() < 1_000 && text(long).len() >= 10_000);
+            assert!(short < written(number + 1, true) && long < written(number + 1, false) && short != long);
+        }
     }
 }

@@ -4,6 +4,8 @@ use super::*;
 use crate::schedule::FaultKind;
 
 const MS: u64 = 1_000_000;
+/// The least value that somebody writes.
+const STEP: i64 = 1_000_000;
 
 fn operation(store: Store, key: &str, request: Request, called_ms: u64, answer: Option<Answer>) -> Operation {
     let generation = (store == Store::Cache).then_some(1);
@@ -17,14 +19,14 @@ fn operations() -> Vec<Operation> {
     let cache = |key: &str, request, at, answer| operation(Store::Cache, key, request, at, Some(answer));
     let holds = |value| Answer::Content(Some(value));
     vec![
-        values("t/k/once/1", Request::SetNx(value::STEP), 1, Answer::Met(true)),
+        values("t/k/once/1", Request::SetNx(STEP), 1, Answer::Met(true)),
         values("t/k/sum", Request::Bump(1), 2, Answer::Sum(1)),
         operation(Store::Values, "t/k/sum", Request::Bump(1), 3, None),
-        cache("t/k/0", Request::Set(2 * value::STEP), 4, Answer::Done),
-        values("gone/k/0", Request::Set(3 * value::STEP), 5, Answer::Done),
-        values("t/k/once/1", Request::Get, 101, holds(value::STEP)),
+        cache("t/k/0", Request::Set(2 * STEP), 4, Answer::Done),
+        values("gone/k/0", Request::Set(3 * STEP), 5, Answer::Done),
+        values("t/k/once/1", Request::Get, 101, holds(STEP)),
         values("t/k/sum", Request::Get, 102, holds(2)),
-        cache("t/k/0", Request::Get, 103, holds(2 * value::STEP)),
+        cache("t/k/0", Request::Get, 103, holds(2 * STEP)),
     ]
 }
 
@@ -33,8 +35,8 @@ fn weight(key: &str, value: i64) -> u64 {
 }
 
 fn usage() -> Bytes {
-    let disk = weight("k/once/1", value::STEP) + weight("k/sum", 2);
-    Bytes { disk, memory: weight("k/0", 2 * value::STEP) }
+    let disk = weight("k/once/1", STEP) + weight("k/sum", 2);
+    Bytes { disk, memory: weight("k/0", 2 * STEP) }
 }
 
 fn quotas_event(at_ms: u64, is_answered: bool, most: u64) -> Event {
@@ -120,9 +122,9 @@ fn each_flaw_of_the_history_is_found() {
     is_found("once", &with(get(Store::Values, "t/k/once/1", 50, None), None, None));
     is_found("sums", &with(get(Store::Values, "t/k/sum", 110, Some(3)), None, None));
     is_found("sums", &with(get(Store::Values, "t/k/sum", 110, None), None, None));
-    is_found("deleted", &with(get(Store::Values, "gone/k/0", 8, Some(3 * value::STEP)), None, None));
+    is_found("deleted", &with(get(Store::Values, "gone/k/0", 8, Some(3 * STEP)), None, None));
     // What was called before may be answered after.
-    let late = get(Store::Values, "gone/k/0", 6, Some(3 * value::STEP));
+    let late = get(Store::Values, "gone/k/0", 6, Some(3 * STEP));
     assert_eq!(with(late, None, None), Vec::<String>::new());
 }
 
