@@ -59,7 +59,8 @@ pub struct Report {
     pub digest: (u64, u64),
 }
 
-/// Runs one simulation, on a thread of its own.
+/// Runs one simulation, on a thread of its own. The first run of a process is the one that a seed stands for: a later one
+/// has other numbers in it, since tokio counts the runtimes that a process has made.
 ///
 /// # Errors
 /// What did not hold.
@@ -67,16 +68,6 @@ pub struct Report {
 /// # Panics
 /// When the machine has no thread or no directory to give.
 pub fn run(options: Options) -> Result<Report, Violation> {
-    static WARM: std::sync::Once = std::sync::Once::new();
-    // What a process draws only once, for its hash tables say, is drawn here: so a seed's run is the same whichever ran before.
-    WARM.call_once(|| {
-        let trace = Trace::default();
-        drop(run_cold(Options { seed: 0, duration: Duration::from_millis(200), nodes: Some(3), trace }));
-    });
-    run_cold(options)
-}
-
-fn run_cold(options: Options) -> Result<Report, Violation> {
     let dice = Dice::new(options.seed);
     let _simulated = Simulated::begin(dice.fork("entropy"));
     let body = move || World::new(&options, &dice).run(&options);

@@ -204,7 +204,11 @@ mod tests {
         unsettled.unsettled = Some(state::registry::NodeChange::Added(NodeId(5)));
         assert_eq!(decide(OWN, &all, &unsettled, 1_000), None);
         assert_eq!(decide(OWN, &all, &registry(&[]), 1_000), None, "nobody has registered yet");
-        assert_eq!(decide(OWN, &all, &registry(&[2, 3]), 1_000), Some(Step::Add(NodeId(1))), "the leader is new itself");
+        assert_eq!(
+            decide(OWN, &all, &registry(&[2, 3]), 1_000),
+            Some(Step::Add(NodeId(1))),
+            "the leader is new itself"
+        );
         let mut removed = registry(&[1, 2]);
         removed.removed.insert(NodeId(3));
         assert_eq!(decide(OWN, &all, &removed, 1_000), None);
