@@ -265,6 +265,11 @@ impl Host {
         self.format(false);
     }
 
+    /// Whether its disk was replaced.
+    pub(crate) fn was_wiped(&self) -> bool {
+        self.wipes > 0
+    }
+
     /// Sets the wall clock this far from the true time.
     pub(crate) fn set_wall_clock(&mut self, offset_ms: i64) {
         self.wall_offset_ms = offset_ms;
