@@ -144,7 +144,8 @@ fn a_node_that_is_removed_serves_no_more_when_that_is_acknowledged() {
     let gone_id = cluster.id(gone);
     let mut client = cluster.client(gone, &key);
     assert_eq!(client.post("/vs", json!({"key": "k", "value": "v"})).status, 200);
-    assert_eq!(change(&cluster, asked, "remove", &json!({ "node": gone_id })).0, 200);
+    let (status, reason) = change(&cluster, asked, "remove", &json!({ "node": gone_id }));
+    assert_eq!(status, 200, "{reason}");
     for store in ["/vs", "/cache"] {
         let answer = client.get(&format!("{store}?key=k&consistency=stale"));
         assert_eq!(answer.status, 503, "{}", answer.text());
