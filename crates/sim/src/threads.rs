@@ -22,6 +22,11 @@ use consensus::env::{Body, Env, Join, Signal};
 
 use crate::dice::Dice;
 
+/// A thread that keeps its turn for so long, in real time, waits for a lock that another one holds which has given its turn
+/// back: two checkpoints of one engine, say. The others go on, and it does when it gets the lock, whenever that is: such a run
+/// may differ from its next.
+const BLOCKED_AFTER: Duration = Duration::from_millis(500);
+
 /// What a thread that was killed unwinds with.
 struct Killed;
 
@@ -104,12 +109,13 @@ impl Threads {
 
     /// Ends all threads where they are.
     pub(crate) fn kill(&self) {
-        loop {
-            let Some(slot) = lock(&self.0.slots).pop() else { return };
+        let slots = std::mem::take(&mut *lock(&self.0.slots));
+        for slot in &slots {
             lock(&slot.state).killed = true;
-            while lock(&slot.state).turn != Turn::Ended {
-                slot.give_turn();
-            }
+        }
+        // One may hold what another one waits for.
+        while slots.iter().any(|slot| lock(&slot.state).turn != Turn::Ended) {
+            slots.iter().for_each(|slot| slot.give_turn());
         }
     }
 
@@ -158,7 +164,8 @@ impl Slot {
         state.turn = Turn::Running;
         self.changed.notify_all();
         let running = |state: &mut State| state.turn == Turn::Running;
-        drop(self.changed.wait_while(state, running).unwrap_or_else(PoisonError::into_inner));
+        let waited = self.changed.wait_timeout_while(state, BLOCKED_AFTER, running);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn await_turn(&self) {
