@@ -1,7 +1,7 @@
 //! `insid`, the InsiDB server: everything that knows HTTP, configuration, real time and real sockets.
 //!
-//! [`commands`] starts; [`server`] puts the parts together and runs them until a signal; [`node`] is the state and
-//! its log, [`service`] the product's verbs over them, [`http`] the way in, [`listen`] the sockets.
+//! `commands` starts; `server` puts the parts together and runs them until a signal; `node` is the state and
+//! its log, `service` the product's verbs over them, `http` the way in, `listen` the sockets.
 
 use std::{io::Write, process::ExitCode};
 

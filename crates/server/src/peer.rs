@@ -1,8 +1,8 @@
 //! The nodes among themselves: gRPC on a listener of its own, for this cluster's nodes alone.
 //!
 //! 1. Every call and every stream carries the cluster's token, the cluster's id, the protocol's version and who sends:
-//!    [`serve`] refuses what does not fit, before anything of it is read.
-//! 2. Messages of the Raft groups pass through as bytes: [`Peers`] is the wire of `consensus`, [`Inbound`] hands them
+//!    the listener refuses what does not fit, before anything of it is read.
+//! 2. Messages of the Raft groups pass through as bytes: `Peers` is the wire of `consensus`, [`Inbound`] hands them
 //!    to the group.
 //! 3. What nodes say to each other beside that (joining, leases, shares of a rate) is [`message`].
 
