@@ -205,7 +205,8 @@ impl DiskLog {
         let Recovered { state, span, segments, offset, next } = recovered;
         let active = segments.values().next_back().map(Arc::clone).expect("a log has a segment");
 
-        let witness = Witness::new(Arc::clone(&disk), &dir, identity.clone());
+        let mut witness = Witness::new(Arc::clone(&disk), &dir, identity.clone());
+        witness.prepare().map_err(|source| Error::io("make the witness in", &dir, source))?;
         let files = Files::new(
             (disk, dir.clone(), identity.clone()),
             segment_bytes,

@@ -39,6 +39,31 @@ impl Witness {
         Self { disk, dir: dir.to_owned(), identity, file: None, told: Place::default() }
     }
 
+    /// Makes the file while there is room, for the day when there is none; it says nothing yet. On a full disk it is left
+    /// out.
+    pub(super) fn prepare(&mut self) -> io::Result<()> {
+        if self.disk.list(&self.dir)?.iter().any(|name| name == NAME) {
+            return Ok(());
+        }
+        match self.make(&[0; BYTES]) {
+            Err(error) if fs::is_full(&error) => Ok(()),
+            made => made,
+        }
+    }
+
+    fn make(&mut self, content: &[u8; BYTES]) -> io::Result<()> {
+        let path = self.dir.join(NAME);
+        let file = match self.disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(&path)?,
+            opened => opened?,
+        };
+        file.write_all_at(content, 0)?;
+        file.sync_data()?;
+        self.disk.sync_dir(&self.dir)?;
+        self.file = Some(file);
+        Ok(())
+    }
+
     /// Whether it has not been told of `place` yet.
     pub(super) fn has_news(&self, place: Place) -> bool {
         self.told < place
@@ -65,16 +90,7 @@ impl Witness {
             file.write_all_at(&content, 0)?;
             return file.sync_data();
         }
-        let path = self.dir.join(NAME);
-        let file = match self.disk.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(&path)?,
-            opened => opened?,
-        };
-        file.write_all_at(&content, 0)?;
-        file.sync_data()?;
-        self.disk.sync_dir(&self.dir)?;
-        self.file = Some(file);
-        Ok(())
+        self.make(&content)
     }
 }
 
