@@ -62,6 +62,9 @@ fn used(content: &[u8]) -> usize {
     content.iter().rposition(|byte| *byte != 0).unwrap() + 1
 }
 
+/// The block that the witness takes.
+const WITNESS_BYTES: u64 = 4_096;
+
 #[test]
 fn a_flipped_bit_before_the_mark_is_refused_with_its_place() {
     logs::runtime().block_on(async {
@@ -320,8 +323,8 @@ fn a_full_disk_is_told_ahead_and_loses_nothing() {
     logs::runtime().block_on(async {
         let disk = FaultyDisk::new();
         let mut log = logs::open(&disk).unwrap();
-        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES).await;
-        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES + 10_000));
+        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES + WITNESS_BYTES).await;
+        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES + WITNESS_BYTES + 10_000));
         let mut all = Vec::new();
         let mut append = |index| {
             all.push(logs::entry(1, index, 12_000));
@@ -355,8 +358,8 @@ fn a_log_that_waits_for_room_can_be_closed() {
     logs::runtime().block_on(async {
         let disk = FaultyDisk::new();
         let mut log = logs::open(&disk).unwrap();
-        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES).await;
-        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES));
+        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES + WITNESS_BYTES).await;
+        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES + WITNESS_BYTES));
         for index in 0..10 {
             logs::append(&mut log, vec![logs::entry(1, index, 12_000)]).await.unwrap();
         }
