@@ -44,6 +44,7 @@ use crate::{
         contact::Contact,
         inbound_snapshot::Arrivals,
         network::{Network, Peers},
+        silence::{self, Silence},
         wire::{GroupId, Wire},
     },
     types::{LogId, MemberId, Peer, TypeConfig, Vote},
@@ -181,6 +182,7 @@ impl<E: Engine> Group<E> {
             wire: Cuttable { wire, cuts: source.cuts.clone() },
             peers: peers.clone(),
             contact: contact.clone(),
+            silence: Silence::new(options.election_timeout),
             env: env.clone(),
             engine: PhantomData::<fn() -> E>,
         };
@@ -495,8 +497,8 @@ fn raft_config(options: &Options, has_voted: bool) -> Result<Config, String> {
         enable_elect: !has_voted,
         // A leader that restarts is a follower: its lease has ended, and somebody else's may have begun.
         enable_leader_restore: Some(false),
-        // A leader without a quorum falls silent now and then, so that those who hear it but are not heard elect another.
-        quorum_loss_probe_interval: Some(election_timeout_min * 4),
+        // Its heartbeats; for all else see `transport/silence.rs`.
+        quorum_loss_probe_interval: Some(silence::turn(options.election_timeout).as_millis() as u64),
         // What is purged is ours to say too: openraft counts entries, and what matters is bytes.
         max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,

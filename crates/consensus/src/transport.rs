@@ -17,5 +17,6 @@ pub mod message;
 pub(crate) mod network;
 mod outbound_snapshot;
 mod patience;
+pub(crate) mod silence;
 pub(crate) mod spool;
 pub mod wire;

@@ -130,12 +130,47 @@ async fn a_leader_that_is_heard_and_hears_nothing_is_replaced() {
     for other in &others {
         cluster.hub.cut(MemberId::from(*other), MemberId::from(old));
     }
+    // Entries under way whose acknowledgement never comes: the old leader sends them again and again.
+    let stranded = cluster.member(old).submit(set("k", "before"), within(Duration::from_millis(200))).await;
+    assert!(matches!(stranded, Err(Error::OutcomeUnknown)), "{stranded:?}");
     // A write that went to the old leader is lost, and said to be unknown.
     members::eventually("a write under another leader", || async {
         cluster.member(others[0]).submit(set("k", "after"), soon()).await.is_ok()
     })
     .await;
     assert_eq!(get(cluster.member(others[1]), "k").await.as_deref(), Some(&b"after"[..]));
+}
+
+/// An election takes silence. Entries that nobody acknowledges would break it about once a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_sends_no_entries_in_its_silence() {
+    let election_timeout = Duration::from_millis(500);
+    let (lease, turn) = (2 * election_timeout, 6 * election_timeout);
+    // The followers stand by it: only its own silence is looked at.
+    let timing = |id| match id {
+        A => Options { election_timeout, ..members::options(id) },
+        _ => Options { election_timeout: Duration::from_secs(60), ..members::options(id) },
+    };
+    let cluster = Cluster::start_with(3, timing).await;
+    let old = cluster.member(cluster.leader().await);
+    assert_eq!(old.member(), MemberId::from(A), "the others take a minute");
+    for other in [B, C] {
+        cluster.hub.cut(MemberId::from(other), MemberId::from(A));
+    }
+    let stranded = old.submit(set("k", "v"), within(Duration::from_millis(200))).await;
+    assert!(matches!(stranded, Err(Error::OutcomeUnknown)), "{stranded:?}");
+
+    let age = || old.quorum_age().unwrap();
+    members::eventually("the lease to have ended", || async { age() > lease + election_timeout / 5 }).await;
+    let streams = cluster.hub.streams();
+    members::eventually("the end of the silence", || async {
+        let now = cluster.hub.streams();
+        let age = age();
+        assert!(now == streams || age >= lease + turn, "a stream was opened at {age:?}");
+        age >= lease + turn
+    })
+    .await;
+    members::eventually("its entries to be sent again", || async { cluster.hub.streams() > streams }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

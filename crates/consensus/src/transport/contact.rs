@@ -119,7 +119,19 @@ impl Contact {
         self.metrics.get().is_some_and(|metrics| metrics.borrow_watched().state == ServerState::Leader)
     }
 
-    fn own_quorum_age(&self) -> Option<Duration> {
+    /// Returns when anything that this is derived from has changed.
+    pub(crate) async fn changed(&self) {
+        if let Some(mut metrics) = self.metrics.get().cloned()
+            && metrics.changed().await.is_ok()
+        {
+            return;
+        }
+        // The group has stopped, or has yet to start.
+        std::future::pending().await
+    }
+
+    /// How long ago this member, as the leader, last had a quorum.
+    pub(crate) fn own_quorum_age(&self) -> Option<Duration> {
         let metrics = self.metrics.get()?.borrow_watched();
         let voters = metrics.membership_config.membership().voter_ids().collect::<BTreeSet<_>>();
         if voters.len() == 1 && voters.contains(&metrics.id) {

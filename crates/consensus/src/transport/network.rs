@@ -7,6 +7,7 @@
 //! 3. A stream that cannot be opened within [`SILENCE_MAX`], or whose frames stay unanswered for longer than their bytes
 //!    may take (`patience.rs`), is given up: the peer is paused, or its disk is, or the connection is dead.
 //! 4. A question's answer may take as long as openraft waits for it.
+//! 5. A leader without a quorum sends entries and snapshots by turns (`silence.rs`).
 
 use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -36,6 +37,7 @@ use crate::{
         message::{self, Answer, Append, AppendResponse, Appended, Opening, Question},
         outbound_snapshot,
         patience::{SILENCE_MAX, Unanswered},
+        silence::Silence,
         wire::{Frames, GroupId, Route, Wire, WireError},
     },
     types::{MemberId, Peer, TypeConfig, Vote},
@@ -87,6 +89,7 @@ pub(crate) struct Network<W, E> {
     pub(crate) wire: W,
     pub(crate) peers: Peers,
     pub(crate) contact: Arc<Contact>,
+    pub(crate) silence: Silence,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) engine: PhantomData<fn() -> E>,
 }
@@ -98,6 +101,7 @@ impl<W: Wire, E: Engine> Network<W, E> {
             peer: peer.clone(),
             wire: self.wire.clone(),
             peers: self.peers.clone(),
+            turns: Turns { contact: self.contact.clone(), silence: self.silence, since: Instant::now() },
             contact: self.contact.clone(),
             env: self.env.clone(),
             is_for_heartbeats,
@@ -125,6 +129,7 @@ pub(crate) struct Link<W, E> {
     wire: W,
     peers: Peers,
     contact: Arc<Contact>,
+    turns: Turns,
     env: Arc<dyn Env>,
     is_for_heartbeats: bool,
     engine: PhantomData<fn() -> E>,
@@ -149,12 +154,17 @@ impl<W: Wire, E: Engine> Link<W, E> {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + 'static,
     {
+        self.turns.may_speak().await;
         let unanswered = Arc::new(Unanswered::new(Instant::now()));
-        let (sent, contact) = (unanswered.clone(), self.contact.clone());
-        let appends = input.map(move |request| {
-            let frame = message::encode(&Append { request, quorum_age_ms: contact.quorum_age_ms() });
-            sent.sent(Instant::now(), frame.len());
-            frame
+        let (sent, turns) = (unanswered.clone(), self.turns.clone());
+        let appends = input.then(move |request| {
+            let (sent, turns) = (sent.clone(), turns.clone());
+            async move {
+                turns.may_speak().await;
+                let frame = message::encode(&Append { request, quorum_age_ms: turns.contact.quorum_age_ms() });
+                sent.sent(Instant::now(), frame.len());
+                frame
+            }
         });
         let opening = stream::once(async { message::encode(&Opening::Append) });
         let frames: BoxStream<'static, Bytes> = opening.chain(appends).boxed();
@@ -172,6 +182,27 @@ impl<W: Wire, E: Engine> Link<W, E> {
         // openraft pauses where it is asked for a request, and nobody has asked for one yet: it would try again at once.
         tokio::time::sleep(RETRY_PAUSE).await;
         Err(error)
+    }
+}
+
+/// When the leader may send what holds its followers to it.
+#[derive(Clone)]
+struct Turns {
+    contact: Arc<Contact>,
+    silence: Silence,
+    /// When the link was made: a leader that never had a quorum counts from here.
+    since: Instant,
+}
+
+impl Turns {
+    /// Returns when it may.
+    async fn may_speak(&self) {
+        loop {
+            let quorum_age = self.contact.own_quorum_age().unwrap_or_else(|| self.since.elapsed());
+            let Some(remaining) = self.silence.remaining(quorum_age) else { return };
+            // A quorum that is back ends it.
+            drop(timeout(remaining, self.contact.changed()).await);
+        }
     }
 }
 
@@ -319,7 +350,10 @@ impl<W: Wire, E: Engine> RaftNetworkV2<TypeConfig> for Link<W, E> {
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let peer = self.peer();
-        let sending = outbound_snapshot::send(&self.wire, &peer, &self.route, vote, snapshot, &self.env);
+        let sending = async {
+            self.turns.may_speak().await;
+            outbound_snapshot::send(&self.wire, &peer, &self.route, vote, snapshot, &self.env).await
+        };
         tokio::select! {
             closed = cancel => Err(closed.into()),
             sent = sending => sent,
