@@ -7,9 +7,11 @@
 //! 3. The checkpoint is Raft's snapshot: openraft is told of it, and the log purged no further than that (`purge.rs`).
 //! 4. When writes come faster than checkpoints end, the gate closes before the engine's memory passes its bound:
 //!    proposals wait, none is dropped.
-//! 5. A checkpoint that finds the disk full is tried again until there is room; until then the gate refuses writes.
+//! 5. A checkpoint that finds the disk full is tried again until there is room, and so is a snapshot's installation;
+//!    until then the gate refuses writes.
 
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -34,7 +36,7 @@ use crate::{
     types::TypeConfig,
 };
 
-/// How long to wait before a checkpoint that found the disk full is tried again.
+/// How long to wait before what found the disk full is tried again.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
 /// Asks a log whether it has no room to grow. Called for every proposal: it must be quick.
@@ -62,13 +64,37 @@ pub struct CheckpointStatus {
     pub count: u64,
 }
 
+/// An error that can be a full disk below the store.
+pub(crate) trait StoreError {
+    /// The file that finds no room, when that is what it is.
+    fn full_disk(&self) -> Option<&str>;
+}
+
+impl StoreError for storage::Error {
+    fn full_disk(&self) -> Option<&str> {
+        match self {
+            Self::DiskFull { path } => Some(path),
+            Self::Io { .. } | Self::Corrupt { .. } => None,
+        }
+    }
+}
+
+impl StoreError for state::snapshot::Error {
+    fn full_disk(&self) -> Option<&str> {
+        match self {
+            Self::Storage(error) => error.full_disk(),
+            Self::Source(_) | Self::Invalid { .. } => None,
+        }
+    }
+}
+
 /// What lets proposals through, makes them wait, or refuses them.
 pub(crate) struct Gate {
     applied_bytes: AtomicU64,
     policy: CheckpointPolicy,
     due: Notify,
     open: watch::Sender<bool>,
-    checkpoint_disk_full: AtomicBool,
+    store_disk_full: AtomicBool,
     log_disk_full: DiskFull,
 }
 
@@ -79,14 +105,38 @@ impl Gate {
             policy,
             due: Notify::new(),
             open: watch::Sender::new(true),
-            checkpoint_disk_full: AtomicBool::new(false),
+            store_disk_full: AtomicBool::new(false),
             log_disk_full,
         }
     }
 
     /// Whether the log or the store has no room to grow.
     pub(crate) fn disk_full(&self) -> bool {
-        (self.log_disk_full)() || self.checkpoint_disk_full.load(Ordering::Relaxed)
+        (self.log_disk_full)() || self.store_disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Does what needs room below the store, however long the disk stays full; meanwhile writes are refused.
+    ///
+    /// # Errors
+    /// Those of an attempt, but for a full disk.
+    pub(crate) async fn outlast_full_disk<T, E: StoreError, F: Future<Output = Result<T, E>>>(
+        &self,
+        what: &str,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        loop {
+            let outcome = attempt().await;
+            let Some(path) = outcome.as_ref().err().and_then(E::full_disk) else {
+                if self.store_disk_full.swap(false, Ordering::Relaxed) {
+                    tracing::info!("disk has room again: writes go on");
+                }
+                return outcome;
+            };
+            if !self.store_disk_full.swap(true, Ordering::Relaxed) {
+                tracing::error!(path, "disk full: writes are refused until there is room for {what}");
+            }
+            tokio::time::sleep(DISK_FULL_RETRY).await;
+        }
     }
 
     /// Waits while the engine holds as much as it may.
@@ -202,25 +252,13 @@ impl<E: Engine> Checkpointer<E> {
     /// Makes one checkpoint, however long the disk stays full, and lets the log be purged up to it.
     pub(crate) async fn checkpoint(&self) -> Result<(), storage::Error> {
         let began = Instant::now();
-        loop {
+        let attempt = || async {
             let covered = self.gate.applied_bytes.load(Ordering::Relaxed);
-            match self.source.checkpoint().await {
-                Ok(()) => {
-                    self.gate.applied_bytes.fetch_sub(covered, Ordering::Relaxed);
-                    break;
-                }
-                Err(storage::Error::DiskFull { path }) => {
-                    if !self.gate.checkpoint_disk_full.swap(true, Ordering::Relaxed) {
-                        tracing::error!(path, "disk full: writes are refused until there is room for a checkpoint");
-                    }
-                    tokio::time::sleep(DISK_FULL_RETRY).await;
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
-        if self.gate.checkpoint_disk_full.swap(false, Ordering::Relaxed) {
-            tracing::info!("disk has room again: writes go on");
-        }
+            self.source.checkpoint().await?;
+            self.gate.applied_bytes.fetch_sub(covered, Ordering::Relaxed);
+            Ok(())
+        };
+        self.gate.outlast_full_disk("a checkpoint", attempt).await?;
         self.gate.update_room(self.source.engine.dirty_bytes());
         self.status.send_modify(|status| {
             *status = CheckpointStatus { at: Instant::now(), took: began.elapsed(), count: status.count + 1 };

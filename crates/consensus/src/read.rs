@@ -95,6 +95,8 @@ impl Reads {
         // Whoever gives up here, by dropping this future, has used no number: the next in turn asks under the same.
         let index = tokio::select! {
             answer = self.peers.ask(leader, peer, &Question::ReadIndex, INDEX_WAIT_MAX) => match answer {
+                // It has stopped, not this member.
+                Ok(Answer::ReadIndex(Err(Error::Stopped))) => Err(Error::NoLeader),
                 Ok(Answer::ReadIndex(index)) => index,
                 Ok(_) | Err(_) => Err(Error::NoLeader),
             },

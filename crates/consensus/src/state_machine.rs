@@ -221,10 +221,14 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
             noted(self.log.note_committed(position(last)).await)?;
         }
         self.samples.clear();
-        let shared = self.inner.shared();
-        // It takes as long as the disk takes to write the whole state: elsewhere, heartbeats wait behind nothing.
-        let install = move || shared.install(snapshot.pieces()?).map_err(io::Error::other);
-        self.inner.adopt(env::blocking(&*self.env, install).await?);
+        // It takes as long as the disk takes to write the whole state: elsewhere, heartbeats wait behind nothing. To
+        // openraft an error is a failed disk, and the end of the member: one that is full is waited for.
+        let attempt = || {
+            let (shared, snapshot) = (self.inner.shared(), snapshot.clone());
+            env::blocking(&*self.env, move || shared.install(snapshot.pieces()?))
+        };
+        let installed = self.gate.outlast_full_disk("a snapshot", attempt).await.map_err(io::Error::other)?;
+        self.inner.adopt(installed);
         self.installs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -141,6 +141,18 @@ async fn a_leader_that_is_heard_and_hears_nothing_is_replaced() {
     assert_eq!(get(cluster.member(others[1]), "k").await.as_deref(), Some(&b"after"[..]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_through_a_leader_that_has_stopped_waits_for_the_next() {
+    let cluster = Cluster::start(3).await;
+    let old = cluster.leader().await;
+    cluster.member(old).submit(set("k", "v"), soon()).await.unwrap();
+    // It answers its peers for as long as its process lives.
+    cluster.member(old).shutdown().await;
+    let other = [A, B, C].into_iter().find(|id| *id != old).unwrap();
+    assert_eq!(get(cluster.member(other), "k").await.as_deref(), Some(&b"v"[..]));
+    assert_ne!(cluster.member(other).status().leader, Some(MemberId::from(old)));
+}
+
 /// An election takes silence. Entries that nobody acknowledges would break it about once a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_a_quorum_sends_no_entries_in_its_silence() {

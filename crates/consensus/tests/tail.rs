@@ -139,7 +139,33 @@ async fn a_follower_that_was_away_for_longer_gets_one_snapshot() {
     .await;
     tailed.cluster.hub.heal();
     tailed.cluster.await_equal_states().await;
+    // The state is there a moment before the count.
+    eventually("the installation to be counted", || async { tailed.cluster.member(away).installs() > 0 }).await;
     assert_eq!(tailed.cluster.member(away).installs(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_finds_the_disk_full_is_installed_when_there_is_room() {
+    let mut durable = Durable::start(3, TAIL_BYTES).await;
+    let leader = durable.leader().await;
+    let away = durable.others(leader)[0];
+    durable.crash(away, None).await;
+    for n in 0..200 {
+        durable.group(leader).submit(set(&format!("k{n}"), &value()), soon()).await.unwrap();
+    }
+    durable.group(leader).checkpoint().await.unwrap();
+    let disk = durable.disks[&away].clone();
+    // Room for another segment of the log, and not for the state.
+    disk.set_capacity(Some(disk.used_bytes() + 1_500_000));
+    durable.restart(away).await;
+    eventually("the member to find its disk full", || async { durable.group(away).is_disk_full() }).await;
+    assert_eq!(durable.group(away).installs(), 0);
+
+    disk.set_capacity(None);
+    durable.await_equal_states().await;
+    eventually("writes to go on", || async { !durable.group(away).is_disk_full() }).await;
+    assert_eq!(durable.group(away).installs(), 1);
+    durable.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

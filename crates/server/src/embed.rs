@@ -134,11 +134,9 @@ impl Embedded {
         format!("{registry:?}\n{members:?}")
     }
 
-    /// Returns when the node serves both stores; not at all when a fault stops it before.
-    pub async fn await_serving(&self) {
-        if self.node.await_serving().await.is_err() {
-            std::future::pending().await
-        }
+    /// What keeps the node from serving both stores, for people; none when it serves.
+    pub async fn missing(&self) -> Option<String> {
+        self.node.missing().await.unwrap_or_else(|fault| Some(format!("{fault:#}")))
     }
 
     /// Returns when a fault has stopped the node, with what and where.

@@ -303,27 +303,11 @@ impl Node {
     pub(crate) async fn await_serving(&self) -> anyhow::Result<()> {
         let mut patience = Instant::now() + timing::PATIENCE;
         loop {
-            let soon = Instant::now() + timing::STEP_WAIT_MAX;
-            let values = self.values.read(soon).await.map(drop);
-            let cache = self.cache.load_full();
-            let missing = match (values, cache) {
-                (Err(consensus::Error::Stopped), _) => {
-                    bail!("the values group has stopped: {}", self.values.fault().await)
-                }
-                (Err(error), _) => format!("the values group does not serve: {error}"),
-                (Ok(()), None) => "this node has no member of the cache group yet".to_owned(),
-                (Ok(()), Some(cache)) => match cache.group.read(soon).await {
-                    Ok(_) if !self.rates.is_valid(monotonic_ns(&*self.env)) => {
-                        "the leader has not given this node its share of the rate limits yet".to_owned()
-                    }
-                    Ok(_) if self.holder.is_valid(self.desk.now()) => {
-                        let applied_index = self.values.status().applied_index;
-                        tracing::info!(applied_index, cache_generation = cache.generation, "node serves");
-                        return Ok(());
-                    }
-                    Ok(_) => "the leader has not granted this node its lease yet".to_owned(),
-                    Err(error) => format!("the cache group does not serve: {error}"),
-                },
+            let Some(missing) = self.missing().await? else {
+                let applied_index = self.values.status().applied_index;
+                let cache_generation = self.cache.load().as_ref().map(|cache| cache.generation);
+                tracing::info!(applied_index, cache_generation, "node serves");
+                return Ok(());
             };
             if Instant::now() >= patience {
                 patience = Instant::now() + timing::PATIENCE;
@@ -331,6 +315,32 @@ impl Node {
             }
             sleep(timing::WATCH).await;
         }
+    }
+
+    /// What keeps the node from serving; none when it serves.
+    ///
+    /// # Errors
+    /// When the durable group has stopped on a fault.
+    pub(crate) async fn missing(&self) -> anyhow::Result<Option<String>> {
+        let soon = Instant::now() + timing::STEP_WAIT_MAX;
+        match self.values.read(soon).await {
+            Ok(_) => {}
+            Err(consensus::Error::Stopped) => bail!("the values group has stopped: {}", self.values.fault().await),
+            Err(error) => return Ok(Some(format!("the values group does not serve: {error}"))),
+        }
+        let Some(cache) = self.cache.load_full() else {
+            return Ok(Some("this node has no member of the cache group yet".to_owned()));
+        };
+        if let Err(error) = cache.group.read(soon).await {
+            return Ok(Some(format!("the cache group does not serve: {error}")));
+        }
+        if !self.rates.is_valid(monotonic_ns(&*self.env)) {
+            return Ok(Some("the leader has not given this node its share of the rate limits yet".to_owned()));
+        }
+        if !self.holder.is_valid(self.desk.now()) {
+            return Ok(Some("the leader has not granted this node its lease yet".to_owned()));
+        }
+        Ok(None)
     }
 
     /// The durable group.

@@ -26,6 +26,8 @@ use crate::{
 };
 
 const MS_NS: u64 = 1_000_000;
+/// How often a node that has started is looked at, whether it serves.
+const LOOK: Duration = Duration::from_millis(5);
 /// The instance secret of all nodes.
 pub(crate) const SECRET: &str = "a simulated cluster's secret, of no use anywhere else";
 /// Small, so that checkpoints, snapshots and the turn of log segments all happen within a run.
@@ -39,6 +41,8 @@ struct Fate {
     app: Option<Arc<Embedded>>,
     /// The node has ended by itself, with this reason; empty after an orderly stop.
     ended: Option<String>,
+    /// What it last missed to serve.
+    missing: String,
 }
 
 struct Process {
@@ -187,6 +191,14 @@ impl Host {
         self.process.as_ref().is_some_and(|process| process.has_served.load(Ordering::Relaxed))
     }
 
+    /// What the process last missed to serve.
+    pub(crate) fn missing(&self) -> String {
+        let process = self.process.as_ref();
+        process
+            .map(|process| process.fate.lock().unwrap_or_else(PoisonError::into_inner).missing.clone())
+            .unwrap_or_default()
+    }
+
     /// The node, while its process runs and has started.
     pub(crate) fn app(&self) -> Option<Arc<Embedded>> {
         let fate = self.process.as_ref()?.fate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -289,7 +301,10 @@ async fn run(
     fate.lock().unwrap_or_else(PoisonError::into_inner).app = Some(app.clone());
     net.serve_clients(place, Some(app.clone()));
     let serves = async {
-        app.await_serving().await;
+        while let Some(missing) = app.missing().await {
+            fate.lock().unwrap_or_else(PoisonError::into_inner).missing = missing;
+            tokio::time::sleep(LOOK).await;
+        }
         served.store(true, Ordering::Relaxed);
         std::future::pending::<()>().await;
     };

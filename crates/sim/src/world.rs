@@ -27,6 +27,8 @@ const EPOCH_MS: u64 = 1_800_000_000_000;
 const LOOK_TICKS: u64 = 16;
 /// How long the cluster may take to form, and to serve again behind the faults.
 const RECOVERY_MS: u64 = 30_000;
+/// How long an operator waits for an answer before it asks again.
+const ANSWER_WAIT_MS: u64 = 2_000;
 /// What a node says whose log is empty and should not be.
 const EMPTY_LOG: &str = "its log is empty: it was lost";
 const FINE: Weather = Weather { delay_us: (50, 900), loss_per_mille: 0 };
@@ -422,7 +424,8 @@ impl World {
             let answer = self.administer(place, (Method::GET, path::CLUSTER_STATUS, None), until)?;
             let said = answer.map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
             let cache = self.hosts[place].app().map(|app| app.describe_cache()).unwrap_or_default();
-            all += &format!("  node {place}: {}\n{cache}\n", said.unwrap_or_else(|| "no answer".to_owned()));
+            let missing = self.hosts[place].missing();
+            all += &format!("  node {place}: {}\n{cache}\n{missing}\n", said.unwrap_or_else(|| "no answer".to_owned()));
         }
         Ok(all)
     }
@@ -439,7 +442,9 @@ impl World {
         self.answer(id, until)
     }
 
+    /// The answer to a request, for which nobody waits longer than an HTTP client would: either may have been lost.
     fn answer(&mut self, id: u64, until: u64) -> Result<Option<Answer>, Violation> {
+        let until = until.min(self.now_ns + ANSWER_WAIT_MS * MS_NS);
         loop {
             if let Some(answer) = self.clients.take_answer(id) {
                 return Ok(answer);

@@ -38,6 +38,22 @@ pub(crate) struct Contact {
     reverted: Mutex<BTreeMap<MemberId, Instant>>,
 }
 
+/// The changes since the last look.
+pub(crate) struct News(Option<Metrics>);
+
+impl News {
+    /// Returns behind a change since the last call; at once the first time, maybe.
+    pub(crate) async fn changed(&mut self) {
+        if let Some(metrics) = &mut self.0
+            && metrics.changed().await.is_ok()
+        {
+            return;
+        }
+        // The group has stopped, or has yet to start.
+        std::future::pending().await
+    }
+}
+
 impl Contact {
     /// Takes the running group's metrics.
     pub(crate) fn follow(&self, metrics: Metrics) {
@@ -119,15 +135,9 @@ impl Contact {
         self.metrics.get().is_some_and(|metrics| metrics.borrow_watched().state == ServerState::Leader)
     }
 
-    /// Returns when anything that this is derived from has changed.
-    pub(crate) async fn changed(&self) {
-        if let Some(mut metrics) = self.metrics.get().cloned()
-            && metrics.changed().await.is_ok()
-        {
-            return;
-        }
-        // The group has stopped, or has yet to start.
-        std::future::pending().await
+    /// To be told when anything changes that the leader's hold is derived from.
+    pub(crate) fn news(&self) -> News {
+        News(self.metrics.get().cloned())
     }
 
     /// How long ago this member, as the leader, last had a quorum.

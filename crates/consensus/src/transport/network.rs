@@ -197,11 +197,12 @@ struct Turns {
 impl Turns {
     /// Returns when it may.
     async fn may_speak(&self) {
+        let mut news = self.contact.news();
         loop {
             let quorum_age = self.contact.own_quorum_age().unwrap_or_else(|| self.since.elapsed());
             let Some(remaining) = self.silence.remaining(quorum_age) else { return };
             // A quorum that is back ends it.
-            drop(timeout(remaining, self.contact.changed()).await);
+            drop(timeout(remaining, news.changed()).await);
         }
     }
 }
