@@ -15,7 +15,7 @@ pub(crate) enum Command {
     Get {
         /// The key
         key: String,
-        /// Take what the node has at once, even if it is behind the leader
+        /// Take what the node has at once, even if it is behind the leader by up to its lease of three seconds
         #[arg(long)]
         stale: bool,
     },

@@ -60,6 +60,8 @@ impl Transport {
         };
         let first = nodes.preferred.load(Ordering::Relaxed);
         let mut tried = 0;
+        // Why this round of all nodes has brought no answer so far.
+        let mut round: Option<Error> = None;
         loop {
             let index = (first + tried as usize) % nodes.urls.len();
             tried += 1;
@@ -75,8 +77,16 @@ impl Transport {
                 Ok(success) => return Ok(success),
                 Err(error) => error,
             };
+            // A node that answered says more than one that cannot be reached: why, and how long to wait.
+            let error = match (round.take(), error) {
+                (Some(said), Error::Unreachable { .. }) => said,
+                (Some(_) | None, error) => error,
+            };
             match self.policy.pause(tried, nodes.urls.len(), &error) {
-                Some(pause) if !call.is_probe => tokio::time::sleep(pause).await,
+                Some(pause) if !call.is_probe => {
+                    tokio::time::sleep(pause).await;
+                    round = (!(tried as usize).is_multiple_of(nodes.urls.len())).then_some(error);
+                }
                 Some(_) | None => return Err(error),
             }
         }

@@ -89,7 +89,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "ADDR")]
     pub(crate) private: Option<SocketAddr>,
     /// With --node: the port at which the nodes take one another
-    #[arg(long, value_name = "PORT", default_value_t = 8082, requires = "node")]
+    #[arg(long, value_name = "PORT", default_value_t = 8082, requires = "node", conflicts_with = "nodes")]
     pub(crate) peer_port: u16,
     /// With several nodes: make an authority and a certificate for each, and have them speak mutual TLS
     #[arg(long)]

@@ -161,7 +161,7 @@ fn a_node_that_is_removed_serves_no_more_when_that_is_acknowledged() {
 
 #[test]
 fn both_groups_leadership_is_handed_over() {
-    let cluster = Cluster::start(3);
+    let mut cluster = Cluster::start(3);
     for to in [0, 1, 2, 0] {
         let id = cluster.id(to);
         let (status, text) = change(&cluster, (to + 1) % 3, "transfer", &json!({ "node": id }));
@@ -176,6 +176,19 @@ fn both_groups_leadership_is_handed_over() {
     wait_for("the cache's leader", || {
         (cluster.status(after)["cache_leader"] == json!(cluster.id(after))).then_some(())
     });
+
+    // To one that does not answer nothing is handed, and the leader goes on.
+    let dead = others(&cluster, after)[0];
+    let dead_id = cluster.id(dead);
+    cluster.kill(dead);
+    wait_for("the dead one to be missed", || {
+        let status = cluster.status(after);
+        let row = status["nodes"].as_array()?.iter().find(|row| row["node"] == json!(dead_id))?;
+        row["values"]["last_contact_ms"].as_u64().filter(|age| *age > 2_000)
+    });
+    let (status, reason) = change(&cluster, after, "transfer", &json!({ "node": dead_id }));
+    assert!(status == 409 && reason.contains("does not answer; nothing was changed"), "{status} {reason}");
+    assert_eq!(cluster.leader(), after);
 }
 
 /// Writers on every node go on under an alias, or under a large limit, while that is taken away: once it is acknowledged

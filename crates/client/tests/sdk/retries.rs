@@ -138,6 +138,20 @@ async fn a_node_without_a_leader_is_passed_over_without_the_pause_that_it_asks_f
 }
 
 #[tokio::test]
+async fn a_node_that_answers_is_listened_to_also_when_the_last_one_cannot_be_reached() {
+    let no_leader = || Reply::problem(503, "no_leader").with("retry-after", 1);
+    let server = Server::start([no_leader(), found()]);
+    let called = Instant::now();
+    let answer = client(&[server.url(), nowhere()]).values().get("k").await.unwrap();
+    assert_eq!(answer.value.as_deref(), Some("v"));
+    assert!(called.elapsed() >= Duration::from_secs(1), "{:?}", called.elapsed());
+
+    let server = Server::start(vec![Reply::problem(503, "no_leader"); 9]);
+    let error = client(&[server.url(), nowhere()]).values().get("k").await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::NoLeader), "{error}");
+}
+
+#[tokio::test]
 async fn an_election_is_outlasted_when_no_node_knows_a_leader_yet() {
     let electing = |rounds| vec![Reply::problem(503, "no_leader"); rounds];
     let first = Server::start(electing(4));

@@ -168,6 +168,10 @@ impl Desk {
         if !members.voters.contains(&target) {
             return Told::Refused(format!("node {} is no voter", target.node));
         }
+        // The attempt itself would cost the group its writes for as long as it is waited for.
+        if target != own && !members.members.iter().any(|member| member.id == target && is_heard(member)) {
+            return Told::Refused(format!("node {} does not answer; nothing was changed", target.node));
+        }
         // The cache's first: once another node leads the Value Store, the answer comes from there.
         if let Err(reason) = self.transfer_cache_from_its_leader(target.node).await {
             return Told::Refused(format!(
