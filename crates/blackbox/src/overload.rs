@@ -21,11 +21,15 @@ use std::{
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, ensure};
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::{mpsc, watch as signal},
+    time::timeout,
+};
 
 pub use self::{
     neighbours::{Neighbours, Verb},
@@ -34,10 +38,12 @@ pub use self::{
     report::{Report, Round},
     watch::Sight,
 };
-use self::{nodes::Nodes, nuisance::Means, pace::Target};
+use self::{nodes::Nodes, nuisance::Means, pace::Target, wire::Connection};
 
 /// Connections of the closed loop.
 const CLOSED_CONNECTIONS: usize = 64;
+/// How long nuisances have to make their connections before the load begins.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A rate limit that nobody meets.
 const NO_RATE: i64 = 100_000_000;
 /// What the quiet tenant asks for in a second at most: less than half of what the nodes can serve.
@@ -101,6 +107,8 @@ pub struct Bounds {
     pub speed_min: f64,
     /// What a neighbour may make of a tenant's p99, as a factor: in the median of all rounds.
     pub neighbour_factor_max: f64,
+    /// What is let pass beside: a p99 of a few milliseconds is doubled by one pause of a busy machine.
+    pub neighbour_slack: Duration,
 }
 
 /// How much memory a node may hold at most: what it held before the load, and what the load may add.
@@ -186,15 +194,26 @@ fn round(
     ];
     let others: usize = counts.iter().map(|(_, count)| count).sum();
     let pace_connections = options.connections.saturating_sub(others).max(1);
-    let start = Instant::now();
     let stop = AtomicBool::new(false);
+    let (stop_nuisances, told) = signal::channel(false);
+    let (made, mut all_made) = mpsc::unbounded_channel();
     let (load, fates, sight) = thread::scope(|scope| {
-        let annoy = || anyhow::Ok(self::runtime()?.block_on(nuisance::annoy(means, &counts, start + options.time)));
+        let annoy = || anyhow::Ok(self::runtime()?.block_on(nuisance::annoy(means, &counts, told, made)));
         let fates = named("nuisances").spawn_scoped(scope, annoy).context("cannot start a thread")?;
         let sight = named("operator").spawn_scoped(scope, || watch::watch(nodes, &stop));
         let sight = sight.context("cannot start a thread")?;
-        let load = runtime.block_on(pace::open(target, pace_connections, offered, start, options.time));
+        let load = runtime.block_on(async {
+            let all = async {
+                for _ in 0..others {
+                    all_made.recv().await;
+                }
+            };
+            // Where not all can be made, the count of open files tells.
+            drop(timeout(CONNECT_WAIT_MAX, all).await);
+            pace::open(target, pace_connections, offered, options.time).await
+        });
         stop.store(true, Ordering::Relaxed);
+        stop_nuisances.send_replace(true);
         let panicked = |_| anyhow!("a thread has panicked");
         anyhow::Ok((load, fates.join().map_err(panicked)??, sight.join().map_err(panicked)??))
     })?;
@@ -224,9 +243,10 @@ fn means(nodes: &Nodes, key: &str, runtime: &Runtime) -> anyhow::Result<Means> {
     let set = |path: &str, value: &str| {
         wire::request("POST", path, key, &format!("{{\"key\":\"large\",\"value\":\"{value}\"}}"))
     };
-    let put = Target::new(&nodes.public()[..1], vec![set("/cache", &large)]);
-    let done = runtime.block_on(pace::closed(&put, 1, Duration::from_millis(1)));
-    ensure!(done.statuses.keys().eq([&200]), "a large value is not taken: {:?}", done.statuses);
+    let put = set("/cache", &large);
+    let done = runtime.block_on(async { Connection::open(nodes.nodes[0].public).await?.exchange(&put).await });
+    let done = done.context("a large value is not taken")?;
+    ensure!(done.status == 200, "a large value is answered {}", done.status);
     let escaped = "\\u0061".repeat(VALUE_BYTES_MAX);
     let too_large = format!("{large}v");
     let mut unread = wire::head("/vs", key, 18 * VALUE_BYTES_MAX + 8 * 1024);

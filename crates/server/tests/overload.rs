@@ -14,6 +14,7 @@ const BOUNDS: Bounds = Bounds {
     probe_max: Duration::from_secs(4),
     speed_min: 0.5,
     neighbour_factor_max: 3.0,
+    neighbour_slack: Duration::from_millis(50),
 };
 
 #[test]
@@ -23,7 +24,8 @@ fn a_node_keeps_to_its_bounds_under_five_times_its_load() {
         insid: env!("CARGO_BIN_EXE_insid").into(),
         dir: home.path().join("run"),
         nodes: 1,
-        connections: 2_000,
+        // No more than a system allows that lets a process have 4,096 files.
+        connections: 1_500,
         factor: 5.0,
         time: Duration::from_secs(3),
         rounds: 3,

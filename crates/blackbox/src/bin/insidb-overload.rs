@@ -46,6 +46,7 @@ const BOUNDS: Bounds = Bounds {
     probe_max: Duration::from_secs(1),
     speed_min: 0.8,
     neighbour_factor_max: 1.2,
+    neighbour_slack: Duration::ZERO,
 };
 
 fn main() -> ExitCode {

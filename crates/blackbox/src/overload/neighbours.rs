@@ -4,10 +4,7 @@
 //! alone; with the *noisy* one on the same nodes; and with the same noise on a node *beside*, which takes as much of the
 //! machine and shares nothing else. The quiet tenant's load is open: it does not ask less when it is answered late.
 
-use std::{
-    fmt, thread,
-    time::{Duration, Instant},
-};
+use std::{fmt, thread, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use tokio::runtime::Builder;
@@ -149,19 +146,18 @@ pub(super) fn measure(
                 Noise::SameNodes => Some((nodes.public(), requests(verb, &noisy))),
                 Noise::NodeBeside => Some((beside.public(), requests(verb, &noisy_beside))),
             };
-            let start = Instant::now();
             let (tally, noise_tally) = thread::scope(|scope| {
                 let make_noise = move || -> anyhow::Result<Tally> {
                     let Some((addresses, requests)) = noisy_target else { return Ok(Tally::default()) };
                     let target = Target::new(&addresses, requests);
                     let per_second = f64::from(NOISY_RATE * NOISY_FACTOR);
-                    Ok(runtime()?.block_on(pace::open(&target, CONNECTIONS, per_second, start, time)))
+                    Ok(runtime()?.block_on(pace::open(&target, CONNECTIONS, per_second, time)))
                 };
                 let noise = thread::Builder::new().name("noise".to_owned()).spawn_scoped(scope, make_noise);
                 let noise = noise.context("cannot start a thread")?;
                 let target = Target::new(&nodes.public(), requests(verb, &quiet));
                 let per_second = f64::from(quiet_per_second);
-                let tally = here.block_on(pace::open(&target, CONNECTIONS, per_second, start, time));
+                let tally = here.block_on(pace::open(&target, CONNECTIONS, per_second, time));
                 anyhow::Ok((tally, noise.join().map_err(|_| anyhow!("a thread has panicked"))??))
             })?;
             found.p99[place].push(tally.accepted.permille(990));

@@ -1,20 +1,14 @@
 //! Clients that cost more than they ask: they say nothing, or one byte now and then, or read as slowly, or send as much as
 //! they may, and more.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    fmt, io,
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, collections::BTreeMap, fmt, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    sync::{mpsc, watch},
     task::LocalSet,
-    time::{sleep, timeout_at},
+    time::sleep,
 };
 
 use super::wire::{self, Connection};
@@ -82,15 +76,28 @@ pub(super) struct Means {
     pub(super) huge: Vec<Vec<u8>>,
 }
 
-/// Is a nuisance until the moment `until`, with so many connections of each kind.
-pub(super) async fn annoy(means: Means, counts: &[(Nuisance, usize)], until: Instant) -> Fates {
+/// Is a nuisance until it is told to stop, with so many connections of each kind; tells of each one that it makes.
+pub(super) async fn annoy(
+    means: Means,
+    counts: &[(Nuisance, usize)],
+    stop: watch::Receiver<bool>,
+    made: mpsc::UnboundedSender<()>,
+) -> Fates {
     let means = Rc::new(means);
     let fates: Rc<RefCell<Fates>> = Rc::default();
     let all = LocalSet::new();
     for (kind, count) in counts {
         for number in 0..*count {
-            let annoyer = Annoyer { kind: *kind, number, means: means.clone(), fates: fates.clone() };
-            all.spawn_local(async move { drop(timeout_at(until.into(), annoyer.run()).await) });
+            let annoyer =
+                Annoyer { kind: *kind, number, means: means.clone(), fates: fates.clone(), made: made.clone() };
+            let mut stop = stop.clone();
+            all.spawn_local(async move {
+                tokio::select! {
+                    // Whoever could say so is gone: that says it too.
+                    _ = stop.wait_for(|stop| *stop) => {}
+                    () = annoyer.run() => {}
+                }
+            });
         }
     }
     all.await;
@@ -102,6 +109,7 @@ struct Annoyer {
     number: usize,
     means: Rc<Means>,
     fates: Rc<RefCell<Fates>>,
+    made: mpsc::UnboundedSender<()>,
 }
 
 impl Annoyer {
@@ -123,6 +131,8 @@ impl Annoyer {
 
     fn connected(&self) {
         self.fates.borrow_mut().entry(self.kind).or_default().connections += 1;
+        // Who does not count any more does not want to know.
+        let _ = self.made.send(());
     }
 
     /// One connection, until the node ends it.

@@ -167,26 +167,23 @@ impl Pace {
 
 /// Asks for a time, each connection as fast as it is answered.
 pub(super) async fn closed(target: &Target, connections: usize, time: Duration) -> Tally {
-    run(target, connections, None, Instant::now(), time).await
+    run(target, connections, None, time).await
 }
 
-/// Asks for a time from `start` on, so many a second.
-pub(super) async fn open(
-    target: &Target,
-    connections: usize,
-    per_second: f64,
-    start: Instant,
-    time: Duration,
-) -> Tally {
-    run(target, connections, Some(per_second), start, time).await
+/// Asks for a time, so many a second. The time begins when all connections are made.
+pub(super) async fn open(target: &Target, connections: usize, per_second: f64, time: Duration) -> Tally {
+    run(target, connections, Some(per_second), time).await
 }
 
-async fn run(target: &Target, connections: usize, per_second: Option<f64>, start: Instant, time: Duration) -> Tally {
+async fn run(target: &Target, connections: usize, per_second: Option<f64>, time: Duration) -> Tally {
+    let connecting = (0..connections).map(|number| Connection::open(target.address(number)));
+    let connected = futures_util::future::join_all(connecting).await;
+    let start = Instant::now();
     let pace = Rc::new(Pace { start, until: start + time, per_second, next: Cell::default(), unsent: Cell::default() });
     let tally = Rc::new(RefCell::new(Tally::default()));
     let under_way = Rc::new(Cell::new(0));
     let all = LocalSet::new();
-    for number in 0..connections {
+    for (number, connection) in connected.into_iter().enumerate() {
         let worker = Worker {
             target: target.clone(),
             address: target.address(number),
@@ -194,7 +191,7 @@ async fn run(target: &Target, connections: usize, per_second: Option<f64>, start
             tally: tally.clone(),
             under_way: under_way.clone(),
         };
-        all.spawn_local(worker.run());
+        all.spawn_local(worker.run(connection.ok()));
     }
     let end = pace.until + LAST_ANSWER_WAIT_MAX;
     if tokio::time::timeout_at(end.into(), all).await.is_err() {
@@ -215,8 +212,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self) {
-        let mut connection = self.connect().await;
+    async fn run(self, mut connection: Option<Connection>) {
         while let Some((number, due)) = self.pace.take() {
             if due > Instant::now() {
                 sleep_until(due.into()).await;

@@ -111,7 +111,9 @@ impl Report {
             found.push(format!("behind the load the nodes do {:.2} of what they did before", self.speed()));
         }
         for neighbours in &self.neighbours {
-            if neighbours.factor() > self.bounds.neighbour_factor_max {
+            let [alone, with_it, _] = neighbours.medians();
+            let Bounds { neighbour_factor_max, neighbour_slack, .. } = self.bounds;
+            if with_it > alone.mul_f64(neighbour_factor_max) + neighbour_slack {
                 let (verb, factor) = (neighbours.verb, neighbours.factor());
                 found.push(format!("a neighbour makes a tenant's p99 of {verb:?} {factor:.2} times as long"));
             }
