@@ -48,6 +48,12 @@ blackbox *ARGS:
     cargo build --release --bin insid --bin insidb-blackbox
     target/release/insidb-blackbox {{ARGS}}
 
+# Five times what the nodes can serve, thousands of connections, slow and greedy clients: see docs/testing.md. For example
+# `just overload --nodes 3 --seconds 5`.
+overload *ARGS:
+    cargo build --release --bin insid --bin insidb-overload
+    target/release/insidb-overload {{ARGS}}
+
 # The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
 bench:
     cargo build --release --bin insid

@@ -23,6 +23,7 @@ mod disk;
 mod judge;
 mod nemesis;
 mod network;
+pub mod overload;
 mod random;
 mod record;
 mod report;

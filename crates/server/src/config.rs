@@ -114,13 +114,16 @@ settings! {
     /// catches up from them; past it, it takes a copy of the whole store.
     log_tail_bytes: u64 = consensus::log::disk::TAIL_BYTES_DEFAULT;
 
-    /// Most requests in flight. Past it they are answered 503.
+    /// Most requests in flight, on each of the two listeners. Past it they are answered 503. No API key holds more of
+    /// them than it leaves free, nor of the two bounds on bytes below.
     requests_in_flight_max: usize = 4_096;
     /// Most bytes of request bodies in flight. Past it they are answered 503.
     body_bytes_in_flight_max: usize = 256 << 20;
+    /// Most bytes of answers that their clients have not taken yet. Past it what has a long answer is answered 503.
+    answer_bytes_in_flight_max: usize = 256 << 20;
     /// Most connections on each listener. Past it they are answered 503 and closed.
     connections_max: usize = 8_192;
-    /// Most pages of keys being read at a time. Others wait for their turn.
+    /// Most pages of keys being read at a time. Others wait for their turn, for a second at most.
     scans_max: usize = 64;
 
     /// A request's head must arrive within this time from its first byte.
@@ -259,6 +262,9 @@ impl Config {
         let body_bytes_max = crate::http::body::BodyBounds::bytes_max(self.max_value_size) as u64;
         let in_flight = self.body_bytes_in_flight_max as u64;
         self.check_range("body_bytes_in_flight_max", in_flight, body_bytes_max, u64::MAX)?;
+        let answer_bytes_max = crate::http::body::BodyBounds::answer_bytes_max(self.max_value_size) as u64;
+        let in_flight = self.answer_bytes_in_flight_max as u64;
+        self.check_range("answer_bytes_in_flight_max", in_flight, answer_bytes_max, u64::MAX)?;
         self.check_range("connections_max", self.connections_max as u64, 1, 1_000_000)?;
         self.check_range("scans_max", self.scans_max as u64, 1, 256)?;
         for (name, value) in [

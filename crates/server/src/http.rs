@@ -5,13 +5,12 @@
 //! 3. [`address`] and [`caller`]: may this address come in, who is it, have they a token?
 //! 4. [`kv`], [`keys`] and [`health`] parse with [`query`] and [`body`], call the service, and write the answer.
 //! 5. [`error`] writes every answer that is not a success.
+//!
+//! What all of them share, and no tenant may have alone, is in [`pool`].
 
 use std::{
     borrow::Cow,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -24,9 +23,10 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     http::{
         address::Addresses,
-        body::{BodyBounds, Budget, Payload},
+        body::{BodyBounds, Payload},
         caller::{Callers, Known},
         error::Error,
+        pool::{Holdings, Pool},
         query::Query,
     },
     service::Service,
@@ -43,6 +43,7 @@ pub(crate) mod keys;
 pub(crate) mod kv;
 pub(crate) mod layers;
 pub(crate) mod page;
+pub(crate) mod pool;
 pub(crate) mod query;
 pub(crate) mod router;
 
@@ -61,11 +62,15 @@ pub(crate) struct App {
     /// How much, and how long.
     pub(crate) bounds: Bounds,
     /// The bytes of all bodies in flight.
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) body_bytes: Arc<Pool>,
+    /// The bytes of all answers that their clients have not taken yet.
+    pub(crate) answer_bytes: Arc<Pool>,
     /// The threads that pages of keys may hold.
     pub(crate) scans: Arc<Semaphore>,
-    /// Requests in flight.
-    pub(crate) in_flight: AtomicUsize,
+    /// Places for tenants' requests.
+    pub(crate) places: Arc<Pool>,
+    /// Places for operators' requests: whoever ends an overload must not have to wait for its end.
+    pub(crate) operator_places: Arc<Pool>,
     /// Counts requests, for their ids.
     pub(crate) requests: AtomicU64,
 }
@@ -77,8 +82,6 @@ pub(crate) struct Bounds {
     pub(crate) value_bytes_max: usize,
     /// What a body may cost.
     pub(crate) body: BodyBounds,
-    /// The most requests in flight.
-    pub(crate) in_flight_max: usize,
     /// How long the store may take for one request.
     pub(crate) request_time_max: Duration,
 }
@@ -158,6 +161,11 @@ pub(crate) struct KnownCall<'a> {
 }
 
 impl KnownCall<'_> {
+    /// On whose account the request's parts of what all share are; the root key has none.
+    pub(crate) fn holdings(&self) -> Option<Arc<Holdings>> {
+        self.known.holdings().cloned()
+    }
+
     /// Looks at the caller again, once the body has arrived: meanwhile its key may have been deleted, or its limits
     /// changed.
     ///

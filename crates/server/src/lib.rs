@@ -17,6 +17,7 @@ mod commands;
 mod config;
 pub mod embed;
 mod env;
+mod files;
 mod http;
 mod listen;
 mod node;

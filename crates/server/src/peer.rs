@@ -27,9 +27,9 @@ use state::ids::NodeId;
 use tokio::sync::watch;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
-pub(crate) use self::grpc::Grpc;
 use self::message::{Ask, Told};
 pub use self::{client::PeerOptions, server::ServeOptions};
+pub(crate) use self::{grpc::Grpc, incoming::CONNECTIONS_MAX};
 
 /// The longest message, in bytes: an entry with one command of two of the greatest values, and room.
 const MESSAGE_BYTES_MAX: usize = 128 << 20;

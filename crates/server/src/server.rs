@@ -11,10 +11,7 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -37,11 +34,13 @@ use tokio::{
 use crate::{
     config::{Config, OnFollowerWrite},
     env::random_bytes,
+    files,
     http::{
         App, Bounds,
         address::{AddressRates, Addresses as AddressRules},
-        body::{BodyBounds, Budget},
+        body::BodyBounds,
         caller::Callers,
+        pool::{Pool, Resource},
         router::{Listener, router},
     },
     listen::{self, Times, tls},
@@ -150,10 +149,17 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     }
     let public = bind("public_address", config.public_address).await?;
     let private = bind("private_address", config.private_address).await?;
-    let public_options =
-        Arc::new(listen_options(&config, config.public_tls_certificate.as_deref(), config.public_tls_key.as_deref())?);
+    let connections_max =
+        files::connections_max(files::raise_limit(), config.peer_address.is_some(), config.connections_max);
+    let public_options = Arc::new(listen_options(
+        &config,
+        connections_max,
+        config.public_tls_certificate.as_deref(),
+        config.public_tls_key.as_deref(),
+    )?);
     let private_options = Arc::new(listen_options(
         &config,
+        connections_max,
         config.private_tls_certificate.as_deref(),
         config.private_tls_key.as_deref(),
     )?);
@@ -273,14 +279,19 @@ async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener>
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{setting}`)"))
 }
 
-fn listen_options(config: &Config, certificate: Option<&Path>, key: Option<&Path>) -> anyhow::Result<listen::Options> {
+fn listen_options(
+    config: &Config,
+    connections_max: usize,
+    certificate: Option<&Path>,
+    key: Option<&Path>,
+) -> anyhow::Result<listen::Options> {
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
         (None, None) => None,
         (Some(_), None) | (None, Some(_)) => bail!("a certificate and its key go together"),
     };
     Ok(listen::Options {
-        connections_max: config.connections_max,
+        connections_max,
         times: Times {
             head_max: Duration::from_millis(config.header_timeout_ms),
             idle_max: Duration::from_millis(config.idle_timeout_ms),
@@ -321,12 +332,17 @@ pub(crate) fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env
         bounds: Bounds {
             value_bytes_max: config.max_value_size,
             body,
-            in_flight_max: config.requests_in_flight_max,
             request_time_max: Duration::from_millis(config.request_timeout_ms),
         },
-        budget: Budget::new(config.body_bytes_in_flight_max),
+        body_bytes: Pool::new(Resource::BodyBytes, config.body_bytes_in_flight_max, body.bytes_max),
+        answer_bytes: Pool::new(
+            Resource::AnswerBytes,
+            config.answer_bytes_in_flight_max,
+            BodyBounds::answer_bytes_max(config.max_value_size),
+        ),
         scans: Arc::new(Semaphore::new(config.scans_max)),
-        in_flight: AtomicUsize::new(0),
+        places: Pool::new(Resource::Places, config.requests_in_flight_max, 1),
+        operator_places: Pool::new(Resource::Places, config.requests_in_flight_max, 1),
         requests: AtomicU64::new(0),
     }
 }

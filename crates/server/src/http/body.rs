@@ -1,18 +1,12 @@
 //! Request bodies: bounded, timed, and read by the handler alone.
 //!
 //! 1. A [`Payload`] wraps the body unread; a request that is refused before its handler asks never reads it.
-//! 2. [`Payload::read`] takes the frames as they arrive, each against the body's bound and against the node-wide
-//!    [`Budget`], so that what a header announces costs nothing.
+//! 2. [`Payload::read`] takes the frames as they arrive, each against the body's bound and against the bytes that all
+//!    bodies may have together, so that what a header announces costs nothing.
 //! 3. [`parse`] takes the text as JSON, and names the field when it cannot.
 //! 4. [`Payload::settle`] runs once the answer is known: it drains a small rest, or says that the connection ends.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use api::request::Object;
 use axum::{
@@ -29,7 +23,10 @@ use serde::de::DeserializeOwned;
 use state::kv;
 use tokio::time::{Instant, timeout_at};
 
-use crate::http::error::Error;
+use crate::http::{
+    error::Error,
+    pool::{Holdings, Part, Pool},
+};
 
 /// An unread body up to this size is read to its end, so that the connection can be kept.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
@@ -53,37 +50,21 @@ impl BodyBounds {
     pub(crate) fn bytes_max(value_bytes_max: usize) -> usize {
         18 * value_bytes_max + 4 * 1024
     }
-}
 
-/// The bytes that all bodies in flight may hold together.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    bytes_left: AtomicUsize,
-}
-
-impl Budget {
-    /// A budget of `bytes`.
-    pub(crate) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_left: AtomicUsize::new(bytes) })
-    }
-
-    fn take(&self, bytes: usize) -> Result<(), Error> {
-        self.bytes_left
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(bytes))
-            .map(drop)
-            .map_err(|_| Error::Overloaded)
+    /// The most bytes of an answer that is made as a whole: a value, of which one byte takes six at worst.
+    pub(crate) fn answer_bytes_max(value_bytes_max: usize) -> usize {
+        6 * value_bytes_max + 4 * 1024
     }
 }
 
-/// A request's body. What it took of the budget comes back when it is dropped.
+/// A request's body. The bytes that it took of what all bodies have come back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Payload {
     body: Body,
     encoded: bool,
     expects_continue: bool,
     progress: Progress,
-    budget: Arc<Budget>,
-    budget_bytes: usize,
+    part: Part,
     bytes_read: u64,
 }
 
@@ -97,12 +78,6 @@ enum Progress {
     Broken,
 }
 
-impl Drop for Payload {
-    fn drop(&mut self) {
-        self.budget.bytes_left.fetch_add(self.budget_bytes, Ordering::AcqRel);
-    }
-}
-
 /// Whether the body comes in another transfer coding than chunks, which are no coding of its content.
 fn has_transfer_coding(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -110,17 +85,21 @@ fn has_transfer_coding(headers: &HeaderMap) -> bool {
 }
 
 impl Payload {
-    /// Wraps the body of a request with these headers.
-    pub(crate) fn new(headers: &HeaderMap, body: Body, budget: Arc<Budget>) -> Self {
+    /// Wraps the body of a request with these headers, whose bytes come out of `pool`.
+    pub(crate) fn new(headers: &HeaderMap, body: Body, pool: &Arc<Pool>) -> Self {
         Self {
             body,
             encoded: headers.contains_key(CONTENT_ENCODING) || has_transfer_coding(headers),
             expects_continue: headers.contains_key("expect"),
             progress: Progress::Untouched,
-            budget,
-            budget_bytes: 0,
+            part: Part::new(pool, None),
             bytes_read: 0,
         }
+    }
+
+    /// Puts the body on a scope's account, before anything of it is read.
+    pub(crate) fn charge_to(&mut self, holdings: Arc<Holdings>) -> Result<(), Error> {
+        self.part.charge_to(holdings)
     }
 
     /// How many bytes have been read.
@@ -132,7 +111,7 @@ impl Payload {
     ///
     /// # Errors
     /// 415 for an encoded one; 400 for one over the bound, unread when its length says so, or not UTF-8, or broken
-    /// off; 408 for one that stalls; 503 when the budget is spent.
+    /// off; 408 for one that stalls; 503 when all bodies, or those of the scope, have as many bytes as they may.
     pub(crate) async fn read(&mut self, bounds: BodyBounds) -> Result<String, Error> {
         if self.encoded {
             return Err(Error::EncodedBody);
@@ -160,9 +139,7 @@ impl Payload {
         if self.bytes_read > bytes_max as u64 {
             return Err(Error::Bound(kv::Invalid::ValueTooLarge));
         }
-        self.budget.take(bytes)?;
-        self.budget_bytes += bytes;
-        Ok(())
+        self.part.add(bytes)
     }
 
     /// The next piece of data; none at the end.
@@ -269,6 +246,7 @@ mod tests {
     use api::request;
 
     use super::*;
+    use crate::http::pool::Resource;
 
     fn fault<T: DeserializeOwned>(text: &str) -> String {
         parse::<T>(text).map(drop).unwrap_err().describe().text.into_owned()
@@ -318,37 +296,41 @@ mod tests {
         assert_eq!((set.key.as_str(), set.value.as_str()), ("\0€😀", ""));
     }
 
-    fn payload(body: Body, budget: &Arc<Budget>) -> Payload {
-        Payload::new(&HeaderMap::new(), body, budget.clone())
+    fn payload(body: Body, pool: &Arc<Pool>) -> Payload {
+        Payload::new(&HeaderMap::new(), body, pool)
+    }
+
+    fn pool() -> Arc<Pool> {
+        Pool::new(Resource::BodyBytes, 15, 10)
     }
 
     const BOUNDS: BodyBounds =
         BodyBounds { bytes_max: 10, stall_max: Duration::from_millis(20), time_max: Duration::from_secs(5) };
 
     #[tokio::test]
-    async fn bodies_are_bounded_and_the_budget_comes_back() {
-        let budget = Budget::new(15);
-        let mut first = payload(Body::from("0123456789"), &budget);
+    async fn bodies_are_bounded_and_their_bytes_come_back() {
+        let pool = pool();
+        let mut first = payload(Body::from("0123456789"), &pool);
         assert_eq!(first.read(BOUNDS).await.unwrap(), "0123456789");
-        let mut second = payload(Body::from("012345"), &budget);
+        let mut second = payload(Body::from("012345"), &pool);
         assert!(matches!(second.read(BOUNDS).await, Err(Error::Overloaded)));
         drop(first);
-        let mut third = payload(Body::from("0123456"), &budget);
+        let mut third = payload(Body::from("0123456"), &pool);
         assert_eq!(third.read(BOUNDS).await.unwrap(), "0123456");
-        let mut long = payload(Body::from("0123456789a"), &budget);
+        let mut long = payload(Body::from("0123456789a"), &pool);
         assert!(matches!(long.read(BOUNDS).await, Err(Error::Bound(kv::Invalid::ValueTooLarge))));
         assert_eq!(long.bytes_read(), 0, "its length says enough");
-        let mut broken = payload(Body::from(vec![0xff]), &budget);
+        let mut broken = payload(Body::from(vec![0xff]), &pool);
         assert_eq!(broken.read(BOUNDS).await.unwrap_err().describe().text, "The body is not UTF-8");
         drop((second, third, long, broken));
-        assert_eq!(budget.bytes_left.load(Ordering::Acquire), 15);
+        assert_eq!(pool.taken(), 0);
     }
 
     #[tokio::test]
     async fn a_stalled_body_is_given_up() {
-        let budget = Budget::new(15);
+        let pool = pool();
         let stream = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
-        let mut stalled = payload(Body::from_stream(stream), &budget);
+        let mut stalled = payload(Body::from_stream(stream), &pool);
         assert!(matches!(stalled.read(BOUNDS).await, Err(Error::BodyTimeout)));
         assert!(!stalled.settle().await);
     }

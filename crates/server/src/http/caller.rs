@@ -9,9 +9,12 @@
 //! 5. Once a request's body has arrived, which may take long, the caller is looked at again: see [`Callers::renew`].
 //!
 //! The rate buckets live beside the map ([`Book`]), one per scope, so that a key shares its own with its aliases and
-//! keeps it when its limits change.
+//! keeps it when its limits change. So does what each scope holds of what all share ([`Holdings`]).
 
-use std::sync::Arc;
+use std::{
+    collections,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use consensus::env::Env;
@@ -25,7 +28,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     env::monotonic_ns,
-    http::error::Error,
+    http::{error::Error, pool::Holdings},
     rate::{Book, Bucket, Refused},
     service::{self, Service},
 };
@@ -45,6 +48,8 @@ pub(crate) struct Known {
     hash: ApiKeyHash,
     /// Its scope's tokens; the root key has no rate limit.
     bucket: Option<Arc<Bucket>>,
+    /// What its scope has in hand here; the root key is not asked.
+    holdings: Option<Arc<Holdings>>,
     control_version: u64,
 }
 
@@ -57,6 +62,11 @@ impl Known {
     /// Whose data the caller reads and writes.
     pub(crate) fn scope(&self) -> ScopeId {
         self.caller.entity.scope
+    }
+
+    /// What the caller's scope holds of what all share; none for the root key.
+    pub(crate) fn holdings(&self) -> Option<&Arc<Holdings>> {
+        self.holdings.as_ref()
     }
 
     /// Takes one token for a data operation.
@@ -80,14 +90,16 @@ pub(crate) struct Callers {
     known: HashMap<ApiKeyHash, Arc<Known>>,
     /// Looked into only when an entry of `known` is made.
     rates: Arc<Book>,
+    /// As above.
+    holdings: Mutex<collections::HashMap<ScopeId, Arc<Holdings>>>,
 }
 
 impl Callers {
     /// No callers yet but the root key.
     pub(crate) fn new(env: Arc<dyn Env>, root_key: &str, rates: Arc<Book>) -> Self {
         let root_hash = hash(root_key);
-        let root = Known { caller: root_caller(), hash: root_hash, bucket: None, control_version: 0 };
-        Self { env, root_hash, root: Arc::new(root), known: HashMap::new(), rates }
+        let root = Known { caller: root_caller(), hash: root_hash, bucket: None, holdings: None, control_version: 0 };
+        Self { env, root_hash, root: Arc::new(root), known: HashMap::new(), rates, holdings: Mutex::default() }
     }
 
     /// Who presents the key in these headers.
@@ -167,7 +179,8 @@ impl Callers {
             return Err(Error::Unauthorized(UNKNOWN));
         };
         let bucket = self.rates.bucket(caller.entity.scope);
-        let known = Arc::new(Known { caller, hash, bucket: Some(bucket), control_version });
+        let holdings = Some(self.holdings().entry(caller.entity.scope).or_default().clone());
+        let known = Arc::new(Known { caller, hash, bucket: Some(bucket), holdings, control_version });
         self.known.pin().insert(hash, known.clone());
         Ok(known)
     }
@@ -181,11 +194,17 @@ impl Callers {
         if is_valid { Ok(()) } else { Err(service::Error::NoLeader.into()) }
     }
 
-    /// Forgets what a next request can find again: entries of an older control version, and full buckets that no
-    /// entry holds. Called now and then, so that deleted keys leave nothing behind.
+    /// Forgets what a next request can find again: entries of an older control version, full buckets that no entry
+    /// holds, and what scopes hold that hold nothing. Called now and then, so that deleted keys leave nothing behind.
     pub(crate) fn sweep(&self, control_version: u64) {
         self.known.pin().retain(|_, known| known.control_version == control_version);
         self.rates.sweep(monotonic_ns(&*self.env));
+        // Callers and requests hold their scope's.
+        self.holdings().retain(|_, holdings| Arc::strong_count(holdings) > 1);
+    }
+
+    fn holdings(&self) -> MutexGuard<'_, collections::HashMap<ScopeId, Arc<Holdings>>> {
+        self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

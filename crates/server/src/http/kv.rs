@@ -19,7 +19,7 @@ use crate::{
     http::{
         KnownCall, body,
         error::Error,
-        page,
+        page, pool,
         query::{Query, agree},
         router::IterateForm,
     },
@@ -52,7 +52,7 @@ async fn read(
     // Behind the view: a caller that is valid now sees nothing that was written after it was not.
     call.renew_caller()?;
     let stored = reader.get(call.known.scope(), key)?.ok_or(service::Error::KeyNotFound)?;
-    let mut response = data(text(stored.value())?);
+    let mut response = data(&call, text(stored.value())?)?;
     add_revision(&mut response, stored.revision());
     add_staleness(&mut response, staleness);
     Ok(response)
@@ -72,7 +72,7 @@ async fn put(mut call: KnownCall<'_>, keyspace: Keyspace, condition: Condition) 
     let request::Set { key, value } = call.call.json().await?;
     let key = written_key(&call, key)?;
     let value = call.call.value(value)?;
-    write(call, keyspace, Write::Put { key, value, condition }).await.map(done)
+    write(&mut call, keyspace, Write::Put { key, value, condition }).await.map(done)
 }
 
 /// cas.
@@ -81,13 +81,13 @@ pub(crate) async fn compare_and_swap(mut call: KnownCall<'_>, keyspace: Keyspace
     let key = written_key(&call, key)?;
     let condition = Condition::ValueIs(call.call.value(old_value)?);
     let value = call.call.value(new_value)?;
-    write(call, keyspace, Write::Put { key, value, condition }).await.map(done)
+    write(&mut call, keyspace, Write::Put { key, value, condition }).await.map(done)
 }
 
 /// delete, with the key in the URL or in the body.
 pub(crate) async fn delete(mut call: KnownCall<'_>, keyspace: Keyspace) -> Result<Response, Error> {
     let key = key_in_either(&mut call).await?;
-    write(call, keyspace, Write::Delete { key, condition: Condition::Always }).await.map(done)
+    write(&mut call, keyspace, Write::Delete { key, condition: Condition::Always }).await.map(done)
 }
 
 /// bump.
@@ -95,9 +95,9 @@ pub(crate) async fn bump(mut call: KnownCall<'_>) -> Result<Response, Error> {
     let request::Bump { key, value } = call.call.json().await?;
     let key = written_key(&call, key)?;
     let delta = i64::from_str(&value).map_err(|_| service::Error::NotAnInteger)?;
-    let written = write(call, Keyspace::Values, Write::Bump { key, delta }).await?;
+    let written = write(&mut call, Keyspace::Values, Write::Bump { key, delta }).await?;
     let sum = written.sum.ok_or_else(|| service::Error::Internal("a bump was answered without its sum".to_owned()))?;
-    let mut response = data(&sum.to_string());
+    let mut response = data(&call, &sum.to_string())?;
     add_revision(&mut response, written.revision);
     Ok(response)
 }
@@ -110,7 +110,7 @@ pub(crate) async fn bump(mut call: KnownCall<'_>) -> Result<Response, Error> {
 /// in this very group, unless the group has ended; either way nothing of the write stays. The write also says up to where
 /// this node knew of keys and limits before it looked: a change that is acknowledged while the write is on its way has the
 /// group refuse it. The Value Store's state knows the keys itself, and refuses those that are gone.
-async fn write(mut call: KnownCall<'_>, keyspace: Keyspace, write: Write) -> Result<Written, Error> {
+async fn write(call: &mut KnownCall<'_>, keyspace: Keyspace, write: Write) -> Result<Written, Error> {
     let service = &call.call.app.service;
     let store = service.store(keyspace)?;
     let control_index = service.control_index();
@@ -143,7 +143,7 @@ async fn respond_page(
     let staleness = staleness(&call, keyspace, consistency)?;
     let reader = call.call.app.service.reader(keyspace, consistency, call.call.deadline()).await?;
     call.renew_caller()?;
-    let request = page::Request { reader, scope: call.known.scope(), page, form };
+    let request = page::Request { reader, scope: call.known.scope(), holdings: call.holdings(), page, form };
     let mut response = page::respond(call.call.app, request, call.call.deadline()).await?;
     add_staleness(&mut response, staleness);
     Ok(response)
@@ -225,14 +225,15 @@ fn text(stored: &[u8]) -> Result<&str, service::Error> {
 }
 
 /// `{"data":…}`, written straight from the stored text.
-fn data(text: &str) -> Response {
+fn data(call: &KnownCall<'_>, text: &str) -> Result<Response, Error> {
     let mut json = Vec::with_capacity(text.len() + 16);
     json.extend_from_slice(b"{\"data\":");
     serde_json::to_writer(&mut json, text).expect("text always serializes, and memory takes every write");
     json.push(b'}');
+    let json = pool::count_answer(&call.call.app.answer_bytes, call.holdings(), json)?;
     let mut response = Response::new(Body::from(json));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    Ok(response)
 }
 
 /// The answer to a write that has nothing to say but that it was done.

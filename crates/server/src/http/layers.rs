@@ -1,9 +1,10 @@
 //! What every request passes, in this order, whatever it asks for:
 //!
-//! 1. an id, and, but for probes, a place among the requests in flight (503);
+//! 1. an id, and, but for probes, a place among the requests in flight (503), of which operators have their own;
 //! 2. its client's address: permitted (403)? within its rate (429)?
 //! 3. a path (404) and a method (405) of the table;
-//! 4. a caller (401, 403) with a token (429): until here nothing of the body is read, and no store is asked;
+//! 4. a caller (401, 403) who leaves others their places (503), with a token (429): until here nothing of the body is read,
+//!    and no store is asked;
 //! 5. the handler, behind a guard that turns a panic into 500;
 //! 6. the rest of the body, the headers that every answer has, one event in the log, one count in the metrics.
 
@@ -38,6 +39,7 @@ use crate::{
         cluster,
         error::Error,
         health, keys, kv,
+        pool::Part,
         router::{Class, Operation, Path, Permission, Route},
     },
     service,
@@ -52,7 +54,7 @@ pub(crate) async fn serve(app: Arc<App>, path: Option<Arc<Path>>, request: Reque
     let start = Instant::now();
     let (parts, body) = request.into_parts();
     let number = app.requests.fetch_add(1, Ordering::Relaxed);
-    let mut payload = Payload::new(&parts.headers, body, app.budget.clone());
+    let mut payload = Payload::new(&parts.headers, body, &app.body_bytes);
     let class = path.as_ref().map_or(Class::System, |path| path.class());
     let mut event =
         Event { app: &app, number, class, path: path.as_deref(), parts: &parts, caller: None, start, answered: false };
@@ -81,8 +83,14 @@ async fn walk(
     caller: &mut Option<ApiKeyId>,
 ) -> Result<Response, Error> {
     // An overloaded node is alive, and its metrics are never wanted more.
-    let is_probe = path.is_some_and(Path::is_probe);
-    let _place = if is_probe { None } else { Some(Place::take(app)?) };
+    let mut place = match path {
+        Some(path) if path.is_probe() => None,
+        Some(path) if path.is_private() => Some(Part::new(&app.operator_places, None)),
+        Some(_) | None => Some(Part::new(&app.places, None)),
+    };
+    if let Some(place) = &mut place {
+        place.add(1)?;
+    }
     let client = app.addresses.client(peer(parts), &parts.headers);
     app.addresses.admit(client)?;
     let class = path.map_or(Class::System, Path::class);
@@ -95,6 +103,10 @@ async fn walk(
         None => health::serve(app, row.operation).await,
         Some(known) => {
             *caller = Some(known.caller.id);
+            if let (Some(place), Some(holdings)) = (&mut place, known.holdings()) {
+                place.charge_to(holdings.clone())?;
+                call.payload.charge_to(holdings.clone())?;
+            }
             if row.class != Class::System {
                 known.take_token(monotonic_ns(&*app.env))?;
             }
@@ -145,27 +157,6 @@ async fn operate(operation: Operation, call: KnownCall<'_>) -> Result<Response, 
         Operation::ClusterRemove => cluster::remove(call).await,
         Operation::ClusterTransfer => cluster::transfer(call).await,
         Operation::Live | Operation::Ready | Operation::Metrics => health::serve(call.call.app, operation).await,
-    }
-}
-
-/// A place among the requests in flight.
-struct Place<'a>(&'a App);
-
-impl<'a> Place<'a> {
-    fn take(app: &'a App) -> Result<Self, Error> {
-        let place = Self(app);
-        // Counted first and given back on drop, refused or not.
-        if app.in_flight.fetch_add(1, Ordering::AcqRel) < app.bounds.in_flight_max {
-            Ok(place)
-        } else {
-            Err(Error::Overloaded)
-        }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! 1. A blocking thread reads the keys of one view and writes them as JSON into pieces.
 //! 2. The pieces go through a short channel: a slow client holds the thread back, not the node's memory. The number
-//!    of such threads is bounded.
+//!    of such threads is bounded, and so is what all answers hold that their clients have not taken.
 //! 3. A page that fits the first piece is answered whole, with its length. A longer one is streamed; when reading it
 //!    fails half way, the connection is broken off, so that nobody takes the half for the whole.
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -23,12 +23,19 @@ use tokio::{
 };
 
 use crate::{
-    http::{App, error::Error, router::IterateForm},
+    http::{
+        App,
+        error::Error,
+        pool::{Holdings, Pool, count_answer},
+        router::IterateForm,
+    },
     service::{self, AnyReader},
 };
 
 /// A piece is sent once it holds this many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
+/// How long a request waits for a thread. A node that has none for so long has too many such requests already.
+const THREAD_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Pieces that wait for the client.
 const PIECES_WAITING_MAX: usize = 2;
 
@@ -38,6 +45,8 @@ pub(crate) struct Request {
     pub(crate) reader: AnyReader,
     /// Whose keys.
     pub(crate) scope: ScopeId,
+    /// On whose account the answer is.
+    pub(crate) holdings: Option<Arc<Holdings>>,
     /// Which of them.
     pub(crate) page: Page,
     /// How to write them.
@@ -49,21 +58,22 @@ enum Piece {
     Last(Bytes),
 }
 
-type Pieces = mpsc::Receiver<Result<Piece, service::Error>>;
+type Pieces = mpsc::Receiver<Result<Piece, Error>>;
 
 /// The page as an answer.
 ///
 /// # Errors
-/// 503 when no thread is free by the deadline; 500 when the first piece cannot be read.
+/// 503 when no thread is free in time, or all answers hold as much as they may; 500 when the first piece cannot be read.
 pub(crate) async fn respond(app: &App, request: Request, deadline: Instant) -> Result<Response, Error> {
-    let permit = timeout_at(deadline, app.scans.clone().acquire_owned())
+    let thread_until = deadline.min(Instant::now() + THREAD_WAIT_MAX);
+    let permit = timeout_at(thread_until, app.scans.clone().acquire_owned())
         .await
         .map_err(|_| Error::Overloaded)?
         .expect("the semaphore is never closed");
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let env = app.env.clone();
+    let (env, pool) = (app.env.clone(), app.answer_bytes.clone());
     app.env.run_blocking(Box::new(move || {
-        write(&*env, &request, &sender);
+        write(&*env, &pool, &request, &sender);
         drop(permit);
     }));
     let first = timeout_at(deadline, pieces.recv()).await.map_err(|_| Error::Overloaded)?;
@@ -94,12 +104,13 @@ fn remaining(first: Bytes, pieces: Pieces) -> impl stream::Stream<Item = io::Res
     })
 }
 
-fn broken_off() -> service::Error {
-    service::Error::Internal("the thread that read a page of keys is gone".to_owned())
+fn broken_off() -> Error {
+    service::Error::Internal("the thread that read a page of keys is gone".to_owned()).into()
 }
 
-/// Reads the page and sends its pieces; stops when nobody takes them any more.
-fn write(env: &dyn Env, request: &Request, sender: &mpsc::Sender<Result<Piece, service::Error>>) {
+/// Reads the page and sends its pieces; stops when nobody takes them any more, or there is no room for one.
+fn write(env: &dyn Env, pool: &Arc<Pool>, request: &Request, sender: &mpsc::Sender<Result<Piece, Error>>) {
+    let count = |json| count_answer(pool, request.holdings.clone(), json);
     let (open, close): (&[u8], &[u8]) = match request.form {
         IterateForm::Plain | IterateForm::LegacyArray => (b"[", b"]"),
         IterateForm::LegacyData => (b"{\"data\":[", b"]}"),
@@ -107,6 +118,7 @@ fn write(env: &dyn Env, request: &Request, sender: &mpsc::Sender<Result<Piece, s
     let mut json = open.to_vec();
     let mut first = true;
     let mut not_text = false;
+    let mut no_room = None;
     let read = request.reader.visit_keys(request.scope, &request.page, |key| {
         let Ok(key) = std::str::from_utf8(key) else {
             not_text = true;
@@ -117,17 +129,23 @@ fn write(env: &dyn Env, request: &Request, sender: &mpsc::Sender<Result<Piece, s
         }
         serde_json::to_writer(&mut json, key).expect("text always serializes, and memory takes every write");
         json.len() < PIECE_BYTES || {
-            let piece = Piece::More(std::mem::take(&mut json).into());
-            block_on(env, sender.send(Ok(piece))).is_ok()
+            match count(std::mem::take(&mut json)) {
+                Ok(piece) => block_on(env, sender.send(Ok(Piece::More(piece)))).is_ok(),
+                Err(error) => {
+                    no_room = Some(error);
+                    false
+                }
+            }
         }
     });
-    let last = match read {
-        Ok(()) if not_text => Err(service::Error::Internal("a stored key is not UTF-8".to_owned())),
-        Ok(()) => {
+    let last = match (read, no_room) {
+        (Ok(()), None) if not_text => Err(service::Error::Internal("a stored key is not UTF-8".to_owned()).into()),
+        (Ok(()), None) => {
             json.extend_from_slice(close);
-            Ok(Piece::Last(json.into()))
+            count(json).map(Piece::Last)
         }
-        Err(error) => Err(error),
+        (Ok(()), Some(error)) => Err(error),
+        (Err(error), _) => Err(error.into()),
     };
     // An error means that the client is gone, and with it everybody who wanted the page.
     drop(block_on(env, sender.send(last)));

@@ -288,6 +288,11 @@ impl Path {
         self.rows[0].permission == Permission::Open
     }
 
+    /// Whether it is for operators.
+    pub(crate) fn is_private(&self) -> bool {
+        self.rows[0].listener == Listener::Private
+    }
+
     /// The path's text.
     pub(crate) fn text(&self) -> &str {
         &self.rows[0].path

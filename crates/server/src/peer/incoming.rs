@@ -19,7 +19,7 @@ use tokio::{
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 
 /// Connections that are open at a time. A peer has three of its own, and for a moment those that it replaces.
-const CONNECTIONS_MAX: usize = 1_024;
+pub(crate) const CONNECTIONS_MAX: usize = 1_024;
 /// Those of one address: room for a few nodes on one machine.
 const CONNECTIONS_OF_ADDRESS_MAX: usize = 128;
 

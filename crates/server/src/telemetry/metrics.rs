@@ -212,7 +212,7 @@ impl Gauges {
     }
 
     fn update(&self, app: &App) -> Result<(), service::Error> {
-        let in_flight = app.in_flight.load(Ordering::Relaxed);
+        let in_flight = app.places.taken() + app.operator_places.taken();
         self.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
         let values = app.service.values();
         self.checkpoint_age.set(values.checkpoints().at.elapsed().as_secs_f64());

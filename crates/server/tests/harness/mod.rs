@@ -55,10 +55,21 @@ impl Server {
     }
 
     pub(crate) fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_by(Command::new(INSID), dir, args, env)
+    }
+
+    /// Starts a server that the system lets have no more than so many files open.
+    pub(crate) fn start_with_files(dir: &Path, files: u32, env: &[(&str, &str)]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), INSID]);
+        Self::start_by(shell, dir, &[], env)
+    }
+
+    fn start_by(program: Command, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let addresses = dir.join("addresses.json");
         // Left from a killed process, it would name ports that nobody listens on.
         drop(std::fs::remove_file(&addresses));
-        let mut child = spawn(dir, args, env);
+        let mut child = spawn_by(program, dir, args, env);
         let found = wait_for("addresses.json", || {
             if let Some(status) = child.try_wait().unwrap() {
                 let mut said = String::new();
@@ -138,7 +149,14 @@ impl Drop for Server {
 
 /// Starts `insid dev` without waiting for it.
 pub(crate) fn spawn(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_insid"))
+    spawn_by(Command::new(INSID), dir, args, env)
+}
+
+/// The server's program.
+const INSID: &str = env!("CARGO_BIN_EXE_insid");
+
+fn spawn_by(mut program: Command, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
+    program
         .arg("dev")
         .arg("--data-dir")
         .arg(dir)
