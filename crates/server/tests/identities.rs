@@ -27,6 +27,37 @@ fn a_node_that_comes_back_at_another_address_is_reached_there() {
     }
 }
 
+/// The second loss comes while the first one's successor is in the cache's node set and does not vote there yet.
+#[test]
+fn a_disk_that_is_lost_again_at_once_holds_nothing_up() {
+    let mut cluster = Cluster::start(3);
+    let (key, _) = cluster.create_key(0, "tenant");
+    let lost = (cluster.leader() + 1) % 3;
+    let asked = (lost + 1) % 3;
+    let address = json!(cluster.nodes[lost].peer.to_string());
+    let mut former = vec![cluster.id(lost)];
+    for _ in 0..2 {
+        cluster.kill(lost);
+        cluster.wipe(lost);
+        cluster.spawn(lost);
+        let successor = wait_for("its successor to vote", || {
+            let status = cluster.status(asked);
+            let rows = status["nodes"].as_array()?.iter().filter(|row| row["address"] == address);
+            let mut others = rows.filter_map(|row| {
+                let id = row["node"].as_str()?.to_owned();
+                let votes = matches!(row["values"]["role"].as_str()?, "voter" | "leader");
+                (votes && !former.contains(&id)).then_some(id)
+            });
+            others.next()
+        });
+        former.push(successor);
+    }
+    cluster.await_ready(lost);
+    cluster.await_whole();
+    let written = cluster.client(lost, &key).post("/cache", json!({"key": "k", "value": "v"}));
+    assert_eq!(written.status, 200, "{}", written.text());
+}
+
 #[test]
 fn another_name_for_a_member_is_refused_and_its_own_is_no_change() {
     let cluster = Cluster::start(3);

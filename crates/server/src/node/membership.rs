@@ -14,7 +14,7 @@ use consensus::{Group, Member, MemberChange, Members, types::MemberId};
 use state::{
     command::{Command, Registry},
     ids::NodeId,
-    registry::RegistryState,
+    registry::{NodeChange, RegistryState},
 };
 use storage::disk::DiskEngine;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -99,10 +99,17 @@ fn decide(own: MemberId, members: &Members, registry: &RegistryState, last_index
 fn next_set(members: &Members, registry: &RegistryState) -> Option<Step> {
     // Before the founder has registered there is no set that could change. The leader itself may not be in it yet: it has
     // taken the place of a node that lost its disk, say.
-    if registry.unsettled.is_some() || registry.nodes.is_empty() {
+    if registry.nodes.is_empty() {
         return None;
     }
     let voters: BTreeSet<NodeId> = members.voters.iter().map(|member| member.node).collect();
+    match registry.unsettled {
+        None => {}
+        // It may have died before it voted in the cache, and then nothing would ever settle its addition: this alone may be
+        // taken back (rule 5).
+        Some(NodeChange::Added(node)) if !voters.contains(&node) => return Some(Step::Remove(node)),
+        Some(NodeChange::Added(_) | NodeChange::Removed(_)) => return None,
+    }
     let gone = registry.nodes.keys().find(|node| !voters.contains(node));
     let new = voters.iter().find(|node| !registry.nodes.contains_key(node) && !registry.removed.contains(node));
     gone.map(|node| Step::Remove(*node)).or(new.map(|node| Step::Add(*node)))
@@ -200,8 +207,10 @@ mod tests {
         let all = members(&[member(1, true, "a", None), member(2, true, "b", HEARD), member(3, true, "c", HEARD)]);
         assert_eq!(decide(OWN, &all, &registry(&[1]), 1_000), Some(Step::Add(NodeId(2))));
         assert_eq!(decide(OWN, &all, &registry(&[1, 2, 3, 9]), 1_000), Some(Step::Remove(NodeId(9))));
-        let mut unsettled = registry(&[1]);
-        unsettled.unsettled = Some(state::registry::NodeChange::Added(NodeId(5)));
+        let mut unsettled = registry(&[1, 2]);
+        unsettled.unsettled = Some(NodeChange::Added(NodeId(2)));
+        assert_eq!(decide(OWN, &all, &unsettled, 1_000), None);
+        unsettled.unsettled = Some(NodeChange::Removed(NodeId(5)));
         assert_eq!(decide(OWN, &all, &unsettled, 1_000), None);
         assert_eq!(decide(OWN, &all, &registry(&[]), 1_000), None, "nobody has registered yet");
         assert_eq!(
@@ -212,6 +221,14 @@ mod tests {
         let mut removed = registry(&[1, 2]);
         removed.removed.insert(NodeId(3));
         assert_eq!(decide(OWN, &all, &removed, 1_000), None);
+    }
+
+    #[test]
+    fn an_addition_is_taken_back_when_the_node_votes_no_more() {
+        let all = members(&[member(1, true, "a", None), member(2, true, "b", HEARD)]);
+        let mut registry = registry(&[1, 2, 5]);
+        registry.unsettled = Some(NodeChange::Added(NodeId(5)));
+        assert_eq!(decide(OWN, &all, &registry, 1_000), Some(Step::Remove(NodeId(5))));
     }
 
     #[test]
