@@ -42,6 +42,10 @@ fuzz-seeds:
 sim FROM="1" N="1000":
     cargo run --release --bin insidb-sim -- --seed {{FROM}} --seeds {{N}}
 
+# Put deliberate bugs in, one after another, and demand that each is found: all, or those with these words in their names.
+mutations *NAMES:
+    mutations/run.sh {{NAMES}}
+
 # Real nodes, real clients, faults of every kind, and every check of what was answered: see docs/testing.md. For example
 # `just blackbox --for 1h --seed 7 --dir /tmp/run`, and `just blackbox check /tmp/run`.
 blackbox *ARGS:

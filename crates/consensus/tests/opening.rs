@@ -6,7 +6,10 @@ mod durable;
 mod logs;
 mod members;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use consensus::types::{MemberId, Peer};
 use durable::Durable;
@@ -131,6 +134,25 @@ async fn a_checkpoint_does_not_come_ahead_of_a_log_whose_disk_is_slow() {
     durable.restart(slow).await;
     durable.await_equal_states().await;
     assert_eq!(get(durable.group(slow), "n").await.as_deref(), Some(&b"11"[..]));
+    durable.stop().await;
+}
+
+/// What a member has promised a leader it forgets when it ends: so it waits until that has run out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_start_again_elect_nobody_within_a_lease() {
+    let election_timeout = Duration::from_secs(1);
+    let mut durable = Durable::start_with(3, 1 << 20, election_timeout).await;
+    for id in [1, 2, 3] {
+        durable.crash(id, None).await;
+    }
+    let begun = Instant::now();
+    for id in [1, 2, 3] {
+        durable.restart(id).await;
+    }
+    let leads = || durable.running.values().any(|member| member.group.status().is_leader);
+    eventually("a leader", || async { leads() }).await;
+    let waited = begun.elapsed();
+    assert!(waited >= 2 * election_timeout, "a leader was elected after {waited:?}");
     durable.stop().await;
 }
 
