@@ -35,7 +35,11 @@ pub(crate) async fn status(call: KnownCall<'_>) -> Result<Response, Error> {
             return (node, Some(own.clone()));
         }
         let told = desk.peers().ask(&member.peer.address, &Ask::Status, STATUS_WAIT_MAX).await;
-        (node, if let Ok(Told::Status(status)) = told { Some(*status) } else { None })
+        match told {
+            // Another one at the address has taken the place of a node that lost its disk.
+            Ok(Told::Status(status)) if status.node == node => (node, Some(*status)),
+            Ok(_) | Err(_) => (node, None),
+        }
     }))
     .await;
     let told: BTreeMap<NodeId, Option<Status>> = asked.into_iter().collect();
