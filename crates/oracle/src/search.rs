@@ -321,9 +321,11 @@ impl Search {
         let fits = |n: usize, content: Content| self.answered[n].request.apply(content).1 == self.answered[n].answer;
         let (fitting, others): (Vec<usize>, Vec<usize>) = candidates.into_iter().partition(|n| fits(*n, place.content));
         let is_still = |n: &&usize| match self.answered[**n].request {
-            Request::Get | Request::SetNx(_) | Request::Cas { .. } | Request::Bump(0) => {
+            Request::Get | Request::SetNx(_) | Request::Cas { .. } => {
                 self.answered[**n].request.apply(place.content).0 == place.content
             }
+            // To add nothing makes a key that is absent.
+            Request::Bump(0) => self.answered[**n].answer != Answer::Sum(0),
             // A sum that was cut off at 0 may change nothing here and something elsewhere.
             Request::Set(_) | Request::Delete | Request::Bump(_) => false,
         };

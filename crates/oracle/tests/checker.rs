@@ -71,6 +71,9 @@ fn good_histories_are_accepted() {
     is_good(&[set(0, 9, 1), set(0, 9, 2), get(10, 11, Some(1)), get(12, 13, Some(1))]);
     is_good(&[bump(0, 5, 2), bump(0, 5, 1), bump(6, 7, 3), get(8, 9, Some(3))]);
     is_good(&[swap(0, 1, None, 5, true), swap(2, 3, None, 6, false), swap(4, 5, Some(5), 6, true), get(6, 7, Some(6))]);
+    // To add nothing makes the key that the deletion beside it took away.
+    let nothing = |called, returned| answered(called, returned, Request::Bump(0), Answer::Sum(0));
+    is_good(&[nothing(0, 0), nothing(1, 3), delete(3, 8), get(12, 12, Some(0))]);
 }
 
 #[test]
