@@ -85,7 +85,8 @@ impl Transport {
             match self.policy.pause(tried, nodes.urls.len(), &error) {
                 Some(pause) if !call.is_probe => {
                     tokio::time::sleep(pause).await;
-                    round = (!(tried as usize).is_multiple_of(nodes.urls.len())).then_some(error);
+                    // Without a pause it goes on in the same round.
+                    round = pause.is_zero().then_some(error);
                 }
                 Some(_) | None => return Err(error),
             }

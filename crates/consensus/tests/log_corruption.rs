@@ -9,7 +9,6 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use consensus::{
@@ -242,15 +241,12 @@ fn an_idle_log_that_was_killed_loses_nothing_unnoticed() {
         log.save_vote(&logs::vote(2)).await.unwrap();
         let expected = held(&mut log).await;
         let witness = logs::dir().join("witness");
-        let began = Instant::now();
-        let good = loop {
-            let files = files(&disk);
-            if files.get(&witness).is_some_and(|content| content.iter().any(|byte| *byte != 0)) {
-                break files;
-            }
-            assert!(began.elapsed() < Duration::from_secs(10), "the witness is never told");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        };
+        let mut good = Files::new();
+        logs::eventually("the witness is told", || {
+            good = files(&disk);
+            good.get(&witness).is_some_and(|content| content.iter().any(|byte| *byte != 0))
+        })
+        .await;
         let _ = log.close();
 
         let mut tally = Tally::default();

@@ -14,18 +14,9 @@ use consensus::{
     log::disk::{DiskLog, Error, Setup},
     types::Entry,
 };
-use logs::session::Session;
+use logs::{eventually, session::Session};
 use openraft::{RaftLogReader, storage::RaftLogStorage};
 use storage::fs::{Disk, faulty::FaultyDisk};
-
-/// Waits for what a thread of the log does by itself.
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
 
 /// A log that is never idle: it writes no mark before its next batch.
 fn session_log(disk: &FaultyDisk) -> (Session, DiskLog) {

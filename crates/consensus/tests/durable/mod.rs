@@ -2,12 +2,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_docs)]
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use consensus::{
     Group, Options,
@@ -29,8 +24,6 @@ use crate::{
     logs::{self, session::Session},
     members::{self, eventually},
 };
-
-const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// One life of a member.
 pub struct Member {
@@ -120,16 +113,17 @@ impl Durable {
 
     /// The member that leads, once it serves.
     pub async fn leader(&self) -> u64 {
-        let until = Instant::now() + WAIT_MAX;
-        loop {
+        let serving = Cell::new(None);
+        eventually("a member to serve as leader", || async {
             for (id, member) in &self.running {
                 if member.group.status().is_leader && member.group.await_serving(Duration::from_secs(1)).await.is_ok() {
-                    return *id;
+                    serving.set(Some(*id));
                 }
             }
-            assert!(Instant::now() < until, "no member serves as leader");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            serving.get().is_some()
+        })
+        .await;
+        serving.get().unwrap()
     }
 
     pub fn others(&self, than: u64) -> Vec<u64> {
@@ -152,7 +146,9 @@ impl Durable {
             let states: Vec<_> = applied.map(|applied| (applied.position, applied.state_hash)).collect();
             let same_place = states.windows(2).all(|pair| pair[0].0 == pair[1].0);
             assert!(!same_place || states.windows(2).all(|pair| pair[0] == pair[1]), "{states:?}");
-            same_place
+            // What a member says of itself comes a moment behind its state.
+            let place = states[0].0.map(|position| position.index);
+            same_place && self.running.values().all(|member| Some(member.group.status().applied_index) == place)
         })
         .await;
     }

@@ -112,15 +112,17 @@ impl Cluster {
         self.member(id).local().applied().unwrap().state_hash
     }
 
-    /// Waits until all have applied all that the leader has in its log; their states must be equal then.
+    /// Waits until all have applied all that the leader has in its log, and say so; their states must be equal then.
     pub async fn await_equal_states(&self) {
         let mut states = Vec::new();
         eventually("all members to have applied the same", || {
-            // Position and hash of one view: what a member says of itself elsewhere comes a moment behind its state.
+            // Position and hash of one view: what a member says of itself elsewhere comes a moment behind its state, and how many
+            // snapshots it has installed with it.
             states = self.groups.values().map(|group| group.local().applied().unwrap()).collect();
             let last = self.groups.values().map(|group| group.status().last_index).max();
             let reached = |applied: &Applied| applied.position.map(|position| position.index) == last;
-            let holds = states.iter().all(reached);
+            let is_said = self.groups.values().all(|group| Some(group.status().applied_index) == last);
+            let holds = is_said && states.iter().all(reached);
             async move { holds }
         })
         .await;
