@@ -92,7 +92,8 @@ codes! {
     NoQuorum = "no_quorum", 503;
     /// The node has as much in hand as it may have; nothing was done.
     Overloaded = "overloaded", 503;
-    /// The disk is full; nothing was done, and reads go on.
+    /// The node's disk is full: it took no write, or lacks what a read needs and has no room for it. Nothing was done, and
+    /// another node may do it.
     DiskFull = "disk_full", 503;
     /// The node's cache memory is full; nothing was done.
     MemoryFull = "memory_full", 503;

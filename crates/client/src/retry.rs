@@ -44,11 +44,11 @@ impl Policy {
 }
 
 /// Whether another node may well do at once what this one could not: it was not reached, or it knows no leader or holds
-/// no lease, as one that is cut off from the others. What it asks to wait is meant for its own sake.
+/// no lease, as one that is cut off from the others, or its disk is full. What it asks to wait is meant for its own sake.
 fn is_one_nodes_trouble(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. } => true,
-        Error::Refused(_) => matches!(error.code(), Some(Code::NoLeader | Code::NoQuorum)),
+        Error::Refused(_) => matches!(error.code(), Some(Code::NoLeader | Code::NoQuorum | Code::DiskFull)),
         Error::Config(_)
         | Error::Interrupted { .. }
         | Error::OutcomeUnknown { .. }

@@ -269,6 +269,10 @@ impl<E: Engine> Group<E> {
         &self.inner.contact
     }
 
+    pub(crate) fn log(&self) -> &dyn LocalLog {
+        &*self.inner.source.log
+    }
+
     pub(crate) fn hold(&self) -> &Hold {
         &self.inner.hold
     }
@@ -347,7 +351,8 @@ impl<E: Engine> Group<E> {
     /// The state on this member, holding everything that was acknowledged before this call.
     ///
     /// # Errors
-    /// When this member cannot prove by the deadline that it has that.
+    /// When this member cannot prove by the deadline that it has that; [`Error::DiskFull`] long before it when this member has no
+    /// room to take in what it lacks.
     pub async fn read(&self, deadline: Instant) -> Result<Reader<E::View>, Error> {
         self.inner.reads.await_linearizable(self, deadline).await?;
         Ok(self.local())

@@ -25,6 +25,10 @@ pub trait LocalLog: Send + Sync + 'static {
     /// not count.
     fn stalled_for(&self) -> Duration;
 
+    /// Whether entries of so many bytes can be written now. While the disk has no room for the next segment, the rest of the
+    /// present one is for what is `vital`, and for votes.
+    fn has_room_for(&self, bytes: u64, vital: bool) -> bool;
+
     /// How many bytes of entries that a checkpoint holds are kept all the same, for members that lag a little.
     fn tail_bytes(&self) -> u64;
 

@@ -134,6 +134,10 @@ mod tests {
     struct Bytes;
 
     impl LocalLog for Bytes {
+        fn has_room_for(&self, _: u64, _: bool) -> bool {
+            unreachable!("nobody asks here")
+        }
+
         fn stalled_for(&self) -> Duration {
             Duration::ZERO
         }

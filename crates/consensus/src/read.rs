@@ -5,7 +5,8 @@
 //! 2. A follower asks the leader for that index. Reads that come while a question is under way share the next one: the
 //!    one under way may have been answered before they began. A question to a leader that is none any more is given up,
 //!    and asked anew of the next.
-//! 3. The reader waits until this member has applied up to the index so learned, and reads its own state.
+//! 3. The reader waits until this member has applied up to the index so learned, and reads its own state. One whose disk
+//!    is full may not get there for hours: it says so, and the caller asks another member.
 
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ use crate::{
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long the leader may take to name an index before it is asked again.
 const INDEX_WAIT_MAX: Duration = Duration::from_secs(1);
+/// A member that keeps up with its leader has applied the index by then; one with a full disk is not waited for longer.
+const FULL_DISK_PATIENCE: Duration = Duration::from_millis(100);
 
 type Index = Result<Option<LogId>, Error>;
 
@@ -63,7 +66,7 @@ impl Reads {
         loop {
             let index = timeout_at(deadline, self.index(group)).await.map_err(|_| Error::NoLeader)?;
             match index {
-                Ok(index) => return await_applied(group.raft(), index, deadline).await,
+                Ok(index) => return await_applied(group, index, deadline).await,
                 Err(Error::NoLeader | Error::NoQuorum) if Instant::now() < leaderless_until => {
                     group.await_news(leaderless_until).await;
                 }
@@ -138,19 +141,19 @@ async fn index_under<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, policy: Rea
     }
 }
 
-async fn await_applied<E: Engine>(
-    raft: &Raft<TypeConfig, Machine<E>>,
-    index: Option<LogId>,
-    deadline: Instant,
-) -> Result<(), Error> {
-    let Some(index) = index else { return Ok(()) };
-    if raft.metrics().borrow_watched().last_applied >= Some(index) {
+async fn await_applied<E: Engine>(group: &Group<E>, index: Option<LogId>, deadline: Instant) -> Result<(), Error> {
+    if group.has_applied(index) {
         return Ok(());
     }
-    let wait = raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
-    let applied = wait.metrics(|metrics| metrics.last_applied >= Some(index), "the read index to be applied").await;
-    applied.map(drop).map_err(|error| match error {
-        WaitError::Timeout(..) => Error::Overloaded,
-        WaitError::ShuttingDown => Error::Stopped,
-    })
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = group.raft().wait(Some(left.min(FULL_DISK_PATIENCE)));
+        match wait.metrics(|metrics| metrics.last_applied >= index, "the read index to be applied").await {
+            Ok(_) => return Ok(()),
+            Err(WaitError::ShuttingDown) => return Err(Error::Stopped),
+            Err(WaitError::Timeout(..)) if group.is_disk_full() => return Err(Error::DiskFull),
+            Err(WaitError::Timeout(..)) if Instant::now() >= deadline => return Err(Error::Overloaded),
+            Err(WaitError::Timeout(..)) => {}
+        }
+    }
 }

@@ -274,7 +274,7 @@ impl Drop for Queued<'_> {
 
 /// What a node needs to come up and serve reads is a few small entries, for which the log always has room: its next
 /// segment is made ahead of need, so a full disk leaves it most of one.
-fn goes_on_a_full_disk(command: &Command) -> bool {
+pub(crate) fn goes_on_a_full_disk(command: &Command) -> bool {
     match command {
         Command::Registry(_) => true,
         Command::Data(_) | Command::Admin(_) | Command::Cleanup(_) | Command::Admitted(_) | Command::Fence(_) => false,

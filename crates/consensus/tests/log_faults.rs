@@ -11,7 +11,10 @@ use std::{
 };
 
 use consensus::{
-    log::disk::{DiskLog, Error, Setup},
+    log::{
+        LocalLog as _,
+        disk::{DiskLog, Error, Setup},
+    },
     types::Entry,
 };
 use logs::{eventually, session::Session};
@@ -341,6 +344,46 @@ fn a_full_disk_is_told_ahead_and_loses_nothing() {
         assert_eq!(entries(&mut log).await, all);
         log.close().unwrap();
         assert_eq!(entries(&mut logs::open(&disk).unwrap()).await, all);
+    });
+}
+
+#[test]
+fn on_a_full_disk_the_rest_of_the_segment_is_for_votes_and_what_is_vital() {
+    logs::runtime().block_on(async {
+        let disk = FaultyDisk::new();
+        let mut log = logs::open(&disk).unwrap();
+        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES + WITNESS_BYTES).await;
+        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES + WITNESS_BYTES + 10_000));
+        let mut index = 0;
+        let mut append = async |log: &mut DiskLog, bytes: usize| {
+            logs::append(log, vec![logs::entry(1, index, bytes)]).await.unwrap();
+            index += 1;
+        };
+        for _ in 0..6 {
+            append(&mut log, 12_000).await;
+        }
+        eventually("the disk is full", || log.disk_full()).await;
+        let mut taken = 0;
+        while log.has_room_for(1_200, false) {
+            append(&mut log, 1_000).await;
+            taken += 1;
+        }
+        // About 52 KiB were left, of which an eighth of the 64 is kept.
+        assert!((35..52).contains(&taken), "{taken}");
+        let mut vital = 0;
+        while log.has_room_for(200, true) {
+            append(&mut log, 50).await;
+            vital += 1;
+        }
+        assert!(vital > 10, "{vital}");
+        // A vote has what is left after that.
+        log.save_vote(&logs::vote(2)).await.unwrap();
+        assert!(log.disk_full() && log.poisoned().is_none());
+
+        disk.set_capacity(None);
+        eventually("the disk has room", || log.has_room_for(12_000, false)).await;
+        append(&mut log, 12_000).await;
+        log.close().unwrap();
     });
 }
 

@@ -278,18 +278,25 @@ impl Node {
             words,
             reset_after: options.cache_reset_after,
             bytes_max: options.cache_bytes_max,
-            fault,
+            fault: fault.clone(),
             incarnation: None,
             doubt: Doubt::default(),
             informed: None,
             handed_over: None,
         };
         self.driver = tokio::spawn(driver.run()).abort_handle();
+        let joining = joining::join(self.desk.clone(), self.values.clone(), options.peer.join.clone());
+        let holder = self.holder.clone();
+        let joining = async move {
+            let condemned = joining.await;
+            holder.give_up();
+            fault.send_replace(Some(condemned.to_string()));
+        };
         let tasks = [
             tokio::spawn(keeper.run()),
             tokio::spawn(membership::run(self.values.clone(), self.desk.lessor())),
             tokio::spawn(cleanup::run(self.values.clone(), self.cache.clone())),
-            tokio::spawn(joining::join(self.desk.clone(), self.values.clone(), options.peer.join.clone())),
+            tokio::spawn(joining),
             tokio::spawn(census::mind_full_disk(self.values.clone(), self.desk.clone())),
         ];
         self.tasks.extend(tasks.iter().map(|task| task.abort_handle()));

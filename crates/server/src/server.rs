@@ -24,7 +24,7 @@ use serde::Serialize;
 use state::ids::NodeId;
 use storage::fs::OsDisk;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     runtime::{Builder, Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, oneshot, watch},
@@ -54,6 +54,9 @@ use crate::{
     telemetry::{self, Metrics},
 };
 
+/// New connections that the system keeps until the node takes them in. Behind a fault all clients connect at once; one that
+/// finds no place tries again only after a second. The system's own bound, `net.core.somaxconn`, lies over it.
+const BACKLOG: u32 = 4_096;
 /// The file in the data directory that names the addresses in use.
 pub(crate) const ADDRESSES_FILE: &str = "addresses.json";
 /// Threads of Raft's own runtime: its two groups, and one for the rest.
@@ -147,8 +150,8 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
             () = signals.next() => return Ok(()),
         }
     }
-    let public = bind("public_address", config.public_address).await?;
-    let private = bind("private_address", config.private_address).await?;
+    let public = bind("public_address", config.public_address)?;
+    let private = bind("private_address", config.private_address)?;
     let connections_max =
         files::connections_max(files::raise_limit(), config.peer_address.is_some(), config.connections_max);
     let public_options = Arc::new(listen_options(
@@ -164,7 +167,7 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
         config.private_tls_key.as_deref(),
     )?);
     let peer = match config.peer_address {
-        Some(address) => Some(bind("peer_address", address).await?),
+        Some(address) => Some(bind("peer_address", address)?),
         None => None,
     };
     let advertised = match &peer {
@@ -275,8 +278,14 @@ fn end_of_stdin(env: &dyn Env) -> anyhow::Result<oneshot::Receiver<()>> {
     Ok(told)
 }
 
-async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{setting}`)"))
+fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("cannot listen on {address} (`{setting}`)"))
 }
 
 fn listen_options(

@@ -4,6 +4,8 @@
 
 mod harness;
 
+use std::{net::TcpStream, time::Duration};
+
 use harness::{BASE, Client, Late, Server, https, wait_for};
 use serde_json::json;
 
@@ -64,6 +66,26 @@ fn connections_are_bounded() {
     assert_eq!(first.get("/ping").status, 200);
     drop(first);
     wait_for_service(&server);
+}
+
+/// A connection that finds no place before the node has taken in those before it is tried again only after a second: the
+/// standard library would have listened with 128 places.
+#[test]
+fn many_clients_may_come_at_one_moment() {
+    let places: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    if places < 1_024 {
+        println!("SKIPPED: the system allows {places} new connections; nothing to be seen");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.signal("STOP");
+    let connect = |_| TcpStream::connect_timeout(&server.public, Duration::from_millis(900));
+    let waiting: Vec<_> = (0..600).map(connect).collect();
+    let refused = waiting.iter().filter(|connected| connected.is_err()).count();
+    server.signal("CONT");
+    assert_eq!(refused, 0, "of {}", waiting.len());
+    assert_eq!(server.client(&server.root_key).get("/ping").status, 200);
 }
 
 #[test]

@@ -140,6 +140,7 @@ fn a_full_disk_on_one_of_three_costs_no_acknowledged_write() {
         println!("the full node led: {leads}; large writes taken before a refusal or all the time: {}", taken.len());
         // Traffic reads through every node, the full one as well.
         traffic.await_more(50);
+        assert_a_client_reads_on(&cluster, &key, full, leads);
         std::fs::remove_file(ballast).unwrap();
         traffic.await_writes(100);
         cluster.await_voters();
@@ -154,6 +155,112 @@ fn a_full_disk_on_one_of_three_costs_no_acknowledged_write() {
     landmarks.assert_intact(&cluster, &key);
     drop(cluster);
     drop(disk);
+}
+
+/// A node that has no room for what a read needs says so at once, or that it has no lease where another leader has begun
+/// since; with a client that knows another node as well, nobody sees anything of it.
+fn assert_a_client_reads_on(cluster: &Cluster, key: &str, full: usize, led: bool) {
+    let name = format!("kon{led}");
+    let mut client = cluster.client((full + 1) % 3, key).problems();
+    let set = json!({"key": name, "value": "x".repeat(500_000)});
+    // What was reserved before the disk was full is used up first.
+    let answer = wait_for("the full node to fall behind", || {
+        let set = client.post("/vs", set.clone());
+        assert!(matches!(set.status, 200 | 503), "{}", set.text());
+        Some(cluster.client(full, key).problems().get("/vs?key=nothing")).filter(|answer| answer.status != 404)
+    });
+    let code = answer.json()["code"].as_str().unwrap_or_default().to_owned();
+    assert!(answer.status == 503 && (code == "disk_full" || led && code == "no_leader"), "{}", answer.text());
+    let urls = [full, (full + 1) % 3].map(|number| format!("http://{}", cluster.nodes[number].public));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = insidb_client::Client::builder().urls(urls).key(key).build().unwrap();
+        assert!(client.values().get(&name).await.unwrap().value.is_some(), "{name}");
+        client.values().set(&format!("{name}-by-client"), "v").await.unwrap();
+    });
+}
+
+/// With the disks of two of three nodes full, nothing can be written, and everything that was can be read: the leader holds
+/// on to what it has, also one whose own disk is full, since no other could commit anything.
+#[test]
+fn full_disks_on_two_of_three_leave_the_reads_and_the_cache() {
+    for leads in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(3);
+        let (key, _) = cluster.create_key(0, "tenant");
+        let mut disks = Vec::new();
+        for number in 1..3 {
+            let at = dir.path().join(format!("disk{number}"));
+            std::fs::create_dir(&at).unwrap();
+            let Some(disk) = SmallDisk::mount(&at, "160m") else {
+                println!("SKIPPED: mounting a file system is not permitted here; full disks were not tried");
+                return;
+            };
+            cluster.kill(number);
+            move_data(&mut cluster, number, &at.join("data"));
+            cluster.restart(number);
+            cluster.await_voters();
+            disks.push(disk);
+        }
+        transfer(&cluster, if leads { 1 } else { 0 });
+        let leader = cluster.leader();
+        let mut ballast = vec![disks[1].fill()];
+        let mut taken = Vec::new();
+        if leads {
+            // Else the leader hands over before it knows that the other one will be full with it.
+            let says_so = |cluster: &Cluster| cluster.log_text(2).contains("no room");
+            write_until(&cluster, &key, &mut taken, |_| says_so(&cluster));
+        }
+        ballast.push(disks[0].fill());
+        write_until(&cluster, &key, &mut taken, |refused| refused.is_some_and(|code| code != "no_leader"));
+        assert!(!leads || cluster.leader() == leader, "the full leader has handed over");
+        let leader = cluster.leader();
+        for _ in 0..20 {
+            for number in 0..3 {
+                let mut client = cluster.client(number, &key).problems();
+                for name in taken.iter().rev().take(3) {
+                    let answer = client.get(&format!("/vs?key={name}"));
+                    // A follower that had a little less room than the other may lack the last ones.
+                    let lacks_it = number != leader && answer.status == 503 && answer.json()["code"] == "disk_full";
+                    assert!(answer.status == 200 || lacks_it, "leads: {leads}, node {number}: {}", answer.text());
+                }
+                let set = client.post("/cache", json!({"key": "k", "value": "v"}));
+                assert_eq!(set.status, 200, "leads: {leads}, node {number}: {}", set.text());
+                assert_eq!(client.get("/cache?key=k").status, 200, "leads: {leads}, node {number}");
+            }
+        }
+        assert_eq!(cluster.leader(), leader, "leads: {leads}");
+        ballast.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+        cluster.await_voters();
+        wait_for("writes to be taken again", || {
+            (cluster.client(0, &key).post("/vs", json!({"key": "again", "value": "v"})).status == 200).then_some(())
+        });
+        for number in 0..3 {
+            let mut client = cluster.client(number, &key);
+            for name in &taken {
+                assert_eq!(client.get(&format!("/vs?key={name}")).status, 200, "{name} through node {number}");
+            }
+        }
+        drop(cluster);
+    }
+}
+
+/// Large writes through the leader until it is enough, as judged by the code of each refusal; adds those taken.
+fn write_until(cluster: &Cluster, key: &str, taken: &mut Vec<String>, is_enough: impl Fn(Option<&str>) -> bool) {
+    let value = "x".repeat(500_000);
+    wait_for("enough to be written", || {
+        let name = format!("large{}", taken.len());
+        let answer = cluster.client(cluster.leader(), key).problems().post("/vs", json!({"key": name, "value": value}));
+        let code = match answer.status {
+            200 => {
+                taken.push(name);
+                None
+            }
+            503 => answer.json()["code"].as_str().map(str::to_owned),
+            status => panic!("answered {status}: {}", answer.text()),
+        };
+        is_enough(code.as_deref()).then_some(())
+    });
 }
 
 fn transfer(cluster: &Cluster, to: usize) {

@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{task::LocalSet, time::sleep_until};
+use tokio::{
+    task::LocalSet,
+    time::{sleep_until, timeout},
+};
 
 use super::wire::Connection;
 
@@ -22,6 +25,8 @@ use super::wire::Connection;
 const LATE_MAX: Duration = Duration::from_millis(250);
 /// The pause before a connection that could not be made is tried again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a new connection waits for its first answer.
+const FIRST_ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// What is still under way at the end of a load has this long to be answered.
 const LAST_ANSWER_WAIT_MAX: Duration = Duration::from_secs(15);
 
@@ -170,13 +175,13 @@ pub(super) async fn closed(target: &Target, connections: usize, time: Duration) 
     run(target, connections, None, time).await
 }
 
-/// Asks for a time, so many a second. The time begins when all connections are made.
+/// Asks for a time, so many a second. The time begins when all connections are made, and answered once.
 pub(super) async fn open(target: &Target, connections: usize, per_second: f64, time: Duration) -> Tally {
     run(target, connections, Some(per_second), time).await
 }
 
 async fn run(target: &Target, connections: usize, per_second: Option<f64>, time: Duration) -> Tally {
-    let connecting = (0..connections).map(|number| Connection::open(target.address(number)));
+    let connecting = (0..connections).map(|number| first_exchange(target, number));
     let connected = futures_util::future::join_all(connecting).await;
     let start = Instant::now();
     let pace = Rc::new(Pace { start, until: start + time, per_second, next: Cell::default(), unsent: Cell::default() });
@@ -191,7 +196,7 @@ async fn run(target: &Target, connections: usize, per_second: Option<f64>, time:
             tally: tally.clone(),
             under_way: under_way.clone(),
         };
-        all.spawn_local(worker.run(connection.ok()));
+        all.spawn_local(worker.run(connection));
     }
     let end = pace.until + LAST_ANSWER_WAIT_MAX;
     if tokio::time::timeout_at(end.into(), all).await.is_err() {
@@ -200,6 +205,17 @@ async fn run(target: &Target, connections: usize, per_second: Option<f64>, time:
     let mut tally = tally.take();
     tally.unsent = pace.unsent.get();
     tally
+}
+
+/// A connection that a node has answered on. Made is not enough: a system makes connections that its node has not taken in
+/// yet, and where many come at once it may be seconds until it does.
+async fn first_exchange(target: &Target, number: usize) -> Option<Connection> {
+    let exchange = async {
+        let mut connection = Connection::open(target.address(number)).await.ok()?;
+        let answer = connection.exchange(target.request(number as u64)).await.ok()?;
+        (!answer.is_last).then_some(connection)
+    };
+    timeout(FIRST_ANSWER_WAIT_MAX, exchange).await.ok()?
 }
 
 /// One connection.

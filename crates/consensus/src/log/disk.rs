@@ -62,6 +62,10 @@ pub const CACHE_BYTES_DEFAULT: usize = 64 << 20;
 pub const TAIL_BYTES_DEFAULT: u64 = 64 << 20;
 
 const FIRST_SEGMENT: u64 = 1;
+/// On a full disk this part of a segment is kept for what is vital.
+const KEPT_FOR_VITAL: u64 = 8;
+/// And this one for votes alone.
+const KEPT_FOR_VOTES: u64 = 16;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +177,7 @@ pub struct DiskLog {
     shared: Arc<Shared>,
     threads: Arc<Threads>,
     env: Arc<dyn Env>,
+    segment_bytes: u64,
     tail_bytes: u64,
 }
 
@@ -214,7 +219,8 @@ impl DiskLog {
             active.seq,
             next,
         );
-        let live = Live::new(state, span, segments, cache_bytes_max);
+        let free_bytes = active.bytes.saturating_sub(offset);
+        let live = Live::new(state, span, segments, (cache_bytes_max, free_bytes));
         let shared = Arc::new(Shared::new(live, env.signal(), files, Reader::new(env.signal())));
         let writer = Writer::new(
             Arc::clone(&shared),
@@ -224,7 +230,7 @@ impl DiskLog {
             state,
         );
         let threads = Arc::new(Threads { shared: Arc::clone(&shared), running: Mutex::default() });
-        let log = Self { shared, threads, env: Arc::clone(&env), tail_bytes };
+        let log = Self { shared, threads, env: Arc::clone(&env), segment_bytes, tail_bytes };
         log.start(&*env, writer).map_err(|source| {
             log.shared.stop();
             Error::io("start the threads of", &dir, source)
@@ -283,6 +289,15 @@ impl LocalLog for DiskLog {
             Some(since) if !self.disk_full() => self.env.monotonic().saturating_sub(since),
             Some(_) | None => Duration::ZERO,
         }
+    }
+
+    fn has_room_for(&self, bytes: u64, vital: bool) -> bool {
+        if !self.disk_full() {
+            return true;
+        }
+        let live = self.shared.live();
+        let kept_bytes = self.segment_bytes / if vital { KEPT_FOR_VOTES } else { KEPT_FOR_VITAL };
+        live.free_bytes >= live.queued_bytes.saturating_add(bytes).saturating_add(kept_bytes)
     }
 
     fn tail_bytes(&self) -> u64 {

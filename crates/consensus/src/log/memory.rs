@@ -68,6 +68,10 @@ impl LocalLog for MemoryLog {
         Duration::ZERO
     }
 
+    fn has_room_for(&self, _: u64, _: bool) -> bool {
+        true
+    }
+
     fn tail_bytes(&self) -> u64 {
         self.tail_bytes
     }

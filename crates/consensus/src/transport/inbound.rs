@@ -2,24 +2,46 @@
 //!
 //! 1. A message that is not for this very member of this very group is refused unread.
 //! 2. What is Raft's goes to openraft; a vote first passes the [hold](crate::hold) of a member that has just started.
-//! 3. Commands that a follower was given, and its question up to where it must have applied, go to the group itself.
+//! 3. Entries wait here until the log has room for them. Inside openraft they would hold up the answers to heartbeats and
+//!    votes: a member whose disk is full would count as dead, and two of three would cost the others their leader, and with
+//!    it every read.
+//! 4. Commands that a follower was given, and its question up to where it must have applied, go to the group itself.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::{
+    EntryPayload,
+    raft::{AppendEntriesRequest, VoteRequest},
+};
 use storage::Engine;
+use tokio::time::sleep;
 
 use crate::{
     group::Group,
+    log::weight::entry_bytes,
+    submit::goes_on_a_full_disk,
     transport::{
         message::{self, Answer, Append, Appended, Opening, Question},
         wire::{Frames, Refusal, Route},
     },
-    types::TypeConfig,
+    types::{Entry, TypeConfig},
 };
+
+/// How often those who wait for room look for it.
+const ROOM_LOOK: Duration = Duration::from_millis(50);
+
+/// What a group needs to have a leader, and nodes to come up: few, and small.
+fn is_vital(entry: &Entry) -> bool {
+    match &entry.payload {
+        EntryPayload::Blank | EntryPayload::Membership(_) => true,
+        EntryPayload::Normal(proposal) => proposal.0.commands.iter().all(goes_on_a_full_disk),
+    }
+}
 
 impl<E: Engine> Group<E> {
     /// Answers one message of a peer.
@@ -76,6 +98,7 @@ impl<E: Engine> Group<E> {
         if self.contradicts(&request).await {
             return Answer::Stopped;
         }
+        self.await_room(&request.entries).await;
         match self.raft().append_entries(request).await {
             Ok(response) => {
                 if !matches!(response, message::AppendResponse::HigherVote(_)) {
@@ -122,12 +145,22 @@ impl<E: Engine> Group<E> {
                 if self.knows_as_leader(&request.vote) {
                     self.contact().heard(quorum_age_ms);
                 }
+                self.await_room(&request.entries).await;
                 Some(request)
             }
             Err(refusal) => {
                 tracing::warn!(%refusal, "a stream of entries is given up");
                 None
             }
+        }
+    }
+
+    /// Returns when the log has room for the entries.
+    async fn await_room(&self, entries: &[Entry]) {
+        let bytes = entries.iter().map(|entry| entry_bytes(entry) as u64).sum();
+        let vital = entries.iter().all(is_vital);
+        while !entries.is_empty() && !self.log().has_room_for(bytes, vital) {
+            sleep(ROOM_LOOK).await;
         }
     }
 

@@ -168,7 +168,8 @@ async fn change(service: &Service, change: Change) -> Result<Response, Error> {
             | Told::Applied { .. }
             | Told::InForce { .. }
             | Told::Hash(_)
-            | Told::Shares(_) => {
+            | Told::Shares(_)
+            | Told::Condemned(_) => {
                 return Err(service::Error::OutcomeUnknown.into());
             }
         }

@@ -196,9 +196,10 @@ fn describe_service(error: &service::Error) -> Described {
             Code::Overloaded,
             "The API key or its limits are being changed; nothing was done, try again shortly",
         ),
-        service::Error::DiskFull => {
-            Described::new(Code::DiskFull, "The disk is full; nothing was done, and reads go on")
-        }
+        service::Error::DiskFull => Described::new(
+            Code::DiskFull,
+            "The disk of the node is full; nothing was done. Reads go on, through the other nodes where this one is behind",
+        ),
         service::Error::MemoryFull => {
             Described::new(Code::MemoryFull, "The node's cache memory is full; nothing was done, and reads go on")
         }

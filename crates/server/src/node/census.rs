@@ -1,7 +1,8 @@
 //! What the leader learns of the other nodes from their renewals, beside their leases and states.
 //!
-//! 1. Whose disk is full. A leader whose own is, while another voter's is not, hands over: else a single full disk would
-//!    stop the writes of all. Where all are full nobody is better off.
+//! 1. Whose disk is full. A leader whose own is hands over to a voter that has room: else a single full disk would stop the
+//!    writes of all. Not where so many are full that a majority has no room: the next leader could not commit its first
+//!    entry, without which nobody reads, while this one still answers for what is committed.
 //! 2. Which identity runs twice: somebody has copied a data directory. Two processes of one node that ask in turn are seen
 //!    by that: a process that has ended does not come back. A message or two of its last moment may, so it takes
 //!    [`RETURNS_MAX`] of them.
@@ -68,11 +69,15 @@ impl Census {
         self.nodes.get(&node).filter(lately).is_some_and(|entry| !entry.is_disk_full)
     }
 
-    /// The voter that a leader with a full disk hands over to.
+    /// The voter that a leader with a full disk hands over to, if a majority can take what the next one writes.
     fn successor(&self, own: MemberId, members: &[Member], now: Duration) -> Option<MemberId> {
-        let others = members.iter().filter(|member| member.is_voter && member.id != own && is_heard(member));
-        let fit = others.filter(|member| self.has_room(member.id.node, now));
-        fit.max_by_key(|member| member.matched_index).map(|member| member.id)
+        let voters = || members.iter().filter(|member| member.is_voter);
+        let fit = || {
+            let others = voters().filter(|member| member.id != own && is_heard(member));
+            others.filter(|member| self.has_room(member.id.node, now))
+        };
+        let is_majority = fit().count() * 2 > voters().count();
+        is_majority.then(fit)?.max_by_key(|member| member.matched_index).map(|member| member.id)
     }
 }
 
@@ -128,16 +133,19 @@ mod tests {
             matched_index: Some(matched_index),
             last_contact: Some(Duration::from_millis(last_contact_ms)),
         };
-        let members = [member(1, 9, 0), member(2, 8, 10), member(3, 7, 10), member(4, 9, 10), member(5, 9, 10)];
+        let members =
+            [member(1, 9, 0), member(2, 8, 10), member(3, 7, 10), member(4, 9, 10), member(5, 9, 10), member(6, 6, 10)];
         let mut census = Census::default();
         let own = MemberId::from(1);
         assert_eq!(census.successor(own, &members, now), None, "nobody has said that it has room");
-        for (node, is_disk_full, at) in [(2, false, now), (3, false, now), (4, true, now), (5, false, now)] {
-            census.report(Process { node: NodeId(node), id: 7 }, is_disk_full, at);
+        for (node, is_disk_full) in [(2, false), (3, false), (4, true), (5, false), (6, false)] {
+            census.report(Process { node: NodeId(node), id: 7 }, is_disk_full, now);
         }
         assert_eq!(census.successor(own, &members, now), Some(MemberId::from(2)));
         census.report(Process { node: NodeId(2), id: 7 }, true, now);
-        assert_eq!(census.successor(own, &members, now), Some(MemberId::from(3)));
+        assert_eq!(census.successor(own, &members, now), None, "two of five voters could not commit anything");
+        census.report(Process { node: NodeId(4), id: 7 }, false, now);
+        assert_eq!(census.successor(own, &members, now), Some(MemberId::from(4)));
         assert_eq!(census.successor(own, &members, now + CONTACT_AGE_MAX * 2), None, "that was a while ago");
     }
 }

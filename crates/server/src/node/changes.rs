@@ -15,7 +15,7 @@ use super::{
     membership::{is_heard, survives_removal},
     timing::{CACHE_WAIT_MAX, HAND_OVER_WAIT_MAX, LOOK, RENEWAL_WAIT_MAX},
 };
-use crate::peer::message::{Ask, Change, Newcomer, Told};
+use crate::peer::message::{Ask, Change, Condemned, Newcomer, Told};
 
 const UNHEARD: &str = "the leader does not hear from a majority of the voters; bring nodes back first";
 const UNDER_WAY: &str = "another change of the cluster's members is under way; try again when it is done";
@@ -38,7 +38,18 @@ impl Desk {
         }
     }
 
-    pub(super) async fn take_in(&self, newcomer: Newcomer) -> Told {
+    /// Takes in a node that asks for it itself; one that was removed is told so.
+    pub(super) async fn join(&self, newcomer: Newcomer) -> Told {
+        if self.has_removed(newcomer.node) { Told::Condemned(Condemned::Removed) } else { self.take_in(newcomer).await }
+    }
+
+    /// Whether the node was removed for good, from the Cache's node set as well: nobody needs its process any more.
+    pub(super) fn has_removed(&self, node: NodeId) -> bool {
+        let registry = self.values.local().registry().unwrap_or_default();
+        registry.removed.contains(&node) && registry.unsettled.is_none()
+    }
+
+    async fn take_in(&self, newcomer: Newcomer) -> Told {
         let Ok(registry) = self.values.local().registry() else { return Told::Unknown };
         let is_member = self.values.members().members.iter().any(|member| member.id.node == newcomer.node);
         // Who is in the cache's node set was a voter; the set follows a removal a moment later.

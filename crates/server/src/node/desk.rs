@@ -157,7 +157,7 @@ impl Desk {
             {
                 self.leader()
             }
-            Ask::Join(newcomer) => self.take_in(newcomer).await,
+            Ask::Join(newcomer) => self.join(newcomer).await,
             Ask::Change(change) => self.change(change).await,
             Ask::Renew(renewal) => self.renew(renewal).await,
             Ask::Barrier { wait_ms } => self.barrier(Duration::from_millis(wait_ms)).await,

@@ -13,11 +13,20 @@ use uuid::Uuid;
 use super::{desk::Desk, timing};
 use crate::peer::{
     Peers,
-    message::{Ask, Newcomer, Status, Told},
+    message::{Ask, Condemned, Newcomer, Status, Told},
 };
 
+/// Why a node is not taken in.
+enum NotTaken {
+    /// It may be another time.
+    Now(String),
+    /// It must end.
+    Ever(Condemned),
+}
+
 /// Asks to be taken in until the node is a member at its present address; from then on whenever it has no leader for long.
-pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<String>) {
+/// Returns why the node must end, when it hears that it must.
+pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<String>) -> Condemned {
     let own = Newcomer { node: values.member().node, address: desk.address().to_owned() };
     let mut patience = Instant::now();
     while !values
@@ -26,10 +35,14 @@ pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<
         .iter()
         .any(|member| member.id == values.member() && member.peer.address == own.address)
     {
-        let asked = ask_all(&desk, &peers, &own).await;
+        let asked = match ask_all(&desk, &peers, &own).await {
+            Ok(()) => None,
+            Err(NotTaken::Now(reason)) => Some(reason),
+            Err(NotTaken::Ever(why)) => return why,
+        };
         if Instant::now() >= patience {
             patience = Instant::now() + timing::PATIENCE;
-            tracing::info!(reason = asked.err(), "the node asks to be taken into the cluster");
+            tracing::info!(reason = asked, "the node asks to be taken into the cluster");
         }
         sleep(timing::JOIN_PAUSE).await;
     }
@@ -42,41 +55,47 @@ pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<
             patience = Instant::now() + timing::PATIENCE;
             continue;
         }
-        let asked = ask_all(&desk, &peers, &own).await;
+        let asked = match ask_all(&desk, &peers, &own).await {
+            Ok(()) => None,
+            Err(NotTaken::Now(reason)) => Some(reason),
+            Err(NotTaken::Ever(why)) => return why,
+        };
         if Instant::now() >= patience {
             patience = Instant::now() + timing::PATIENCE;
-            tracing::warn!(reason = asked.err(), "no leader is known to this node");
+            tracing::warn!(reason = asked, "no leader is known to this node");
         }
     }
 }
 
 /// Asks one peer after another to take the node in; why the last one did not, when none does.
-async fn ask_all(desk: &Desk, peers: &[String], own: &Newcomer) -> Result<(), String> {
+async fn ask_all(desk: &Desk, peers: &[String], own: &Newcomer) -> Result<(), NotTaken> {
     let mut said = "no peer answers".to_owned();
     for address in peers.iter().filter(|address| **address != own.address) {
         match ask_to_join(desk, address, own).await {
-            Ok(()) => return Ok(()),
-            Err(reason) => said = reason,
+            Err(NotTaken::Now(reason)) => said = reason,
+            settled => return settled,
         }
     }
-    Err(said)
+    Err(NotTaken::Now(said))
 }
 
-async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Result<(), String> {
+async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Result<(), NotTaken> {
     let ask = Ask::Join(own.clone());
+    let now = |reason| Err(NotTaken::Now(reason));
     let mut at = address.to_owned();
     // The first one may name the leader.
     for _ in 0..2 {
         match desk.peers().ask(&at, &ask, timing::STEP_WAIT_MAX).await {
             Ok(Told::Done) => return Ok(()),
             Ok(Told::NotLeader(Some(leader))) => at = leader.address,
-            Ok(Told::NotLeader(None)) => return Err(format!("{at} knows no leader")),
-            Ok(Told::Refused(reason)) => return Err(format!("{at} refuses: {reason}")),
-            Ok(_) => return Err(format!("{at} does not know whether it is done")),
-            Err(error) => return Err(format!("{at}: {error}")),
+            Ok(Told::Condemned(why)) => return Err(NotTaken::Ever(why)),
+            Ok(Told::NotLeader(None)) => return now(format!("{at} knows no leader")),
+            Ok(Told::Refused(reason)) => return now(format!("{at} refuses: {reason}")),
+            Ok(_) => return now(format!("{at} does not know whether it is done")),
+            Err(error) => return now(format!("{at}: {error}")),
         }
     }
-    Err("the leader has changed meanwhile".to_owned())
+    now("the leader has changed meanwhile".to_owned())
 }
 
 /// The cluster that answers at one of these addresses; asked again and again until one does.

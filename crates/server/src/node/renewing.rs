@@ -43,6 +43,8 @@ impl Desk {
             let granted = leases.renew(process, renewal.applied, is_member, now);
             (granted, leases.condemned(process), leases.is_doubted(process))
         };
+        let is_removed = !is_member && self.has_removed(renewal.node);
+        let condemned = condemned.or(is_removed.then_some(Condemned::Removed));
         let registry = self.values.local().registry().unwrap_or_default();
         Told::Renewed(Renewed {
             granted: granted.granted,

@@ -88,6 +88,8 @@ pub enum Told {
     Hash(Option<StateHash>),
     /// To [`Ask::Shares`].
     Shares(Shares),
+    /// To [`Ask::Join`]: the node is not taken in, now or later, and must end.
+    Condemned(Condemned),
 }
 
 /// Who a node is.
@@ -239,6 +241,8 @@ pub enum Condemned {
     LogWentBack,
     /// Another process runs under the same identity.
     RunsTwice,
+    /// The node was removed from the cluster, and both groups go on without it.
+    Removed,
 }
 
 impl std::fmt::Display for Condemned {
@@ -256,6 +260,9 @@ impl std::fmt::Display for Condemned {
             Self::RunsTwice => f.write_str(
                 "another process runs with this node's identity: its data directory was copied. Stop both; start the \
                  original, and the other one with an empty data directory",
+            ),
+            Self::Removed => f.write_str(
+                "this node was removed from the cluster. Start it with an empty data directory to bring it back as a new one",
             ),
         }
     }

@@ -20,7 +20,7 @@ use super::{
     shared::{Live, Op, Slot, Standing, closed},
 };
 use crate::{
-    log::{READ_BYTES_MAX, half_open, span::Termed},
+    log::{READ_BYTES_MAX, half_open, span::Termed, weight::entry_bytes},
     types::{Entry, LogId, TypeConfig, Vote, log_id, position},
 };
 
@@ -59,8 +59,9 @@ impl DiskLog {
             live.check()?;
             let ticket = live.ticket;
             live.ticket += entries.len() as u64;
-            let Live { span, cache, queue, .. } = &mut *live;
+            let Live { span, cache, queue, queued_bytes, .. } = &mut *live;
             for (ticket, entry) in (ticket..).zip(&entries) {
+                *queued_bytes += entry_bytes(entry) as u64;
                 let slot = Slot { term: entry.term(), standing: Standing::Queued(ticket) };
                 span.push(entry.log_id.index, slot).map_err(io::Error::other)?;
                 cache.push(entry.clone());

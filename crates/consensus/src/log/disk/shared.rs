@@ -118,6 +118,10 @@ pub(super) struct Live {
     pub(super) queue: Queue,
     /// The ticket of the next entry.
     pub(super) ticket: u64,
+    /// What the segment that is written to has left behind what is durable.
+    pub(super) free_bytes: u64,
+    /// About what the entries take that are not durable yet.
+    pub(super) queued_bytes: u64,
     /// Whether the sync thread sleeps until it is told to wake.
     pub(super) asleep: bool,
     /// Whether the log is being closed.
@@ -131,7 +135,7 @@ impl Live {
         state: super::record::State,
         span: Span<Slot>,
         segments: BTreeMap<u64, Arc<Segment>>,
-        cache_bytes_max: usize,
+        (cache_bytes_max, free_bytes): (usize, u64),
     ) -> Self {
         Self {
             span,
@@ -141,6 +145,8 @@ impl Live {
             segments,
             queue: Queue::default(),
             ticket: 0,
+            free_bytes,
+            queued_bytes: 0,
             asleep: false,
             closing: false,
             failure: None,

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     env::Env,
+    log::weight::entry_bytes,
     types::{Entry, TypeConfig},
 };
 
@@ -62,6 +63,8 @@ struct Batch {
     mark: Option<Place>,
     records: usize,
     purges: bool,
+    /// What [`Live::queued_bytes`] counts of it.
+    queued_bytes: u64,
     /// Entries, by index and ticket, and where they will be.
     entries: Vec<(u64, u64, Location)>,
     waiting: Vec<Waiting>,
@@ -212,6 +215,7 @@ impl Writer {
         let location = self.push(|out| record::put_entry(out, entry))?;
         let index = entry.log_id.index;
         self.state.last = Some(Position { term: entry.log_id.leader_id.term, index });
+        self.batch.queued_bytes += entry_bytes(entry) as u64;
         self.batch.entries.push((index, ticket, location));
         Ok(())
     }
@@ -306,7 +310,11 @@ impl Writer {
         let sealed = self.synced;
         self.active = Arc::new(next);
         self.synced = Place { segment: self.active.seq, offset: 0 };
-        self.shared.live().segments.insert(self.active.seq, Arc::clone(&self.active));
+        {
+            let mut live = self.shared.live();
+            live.segments.insert(self.active.seq, Arc::clone(&self.active));
+            live.free_bytes = self.active.bytes;
+        }
         self.open_segment(sealed)
     }
 
@@ -341,6 +349,8 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let retired = {
             let mut live = shared.live();
+            live.queued_bytes -= batch.queued_bytes;
+            live.free_bytes = self.active.bytes - self.synced.offset;
             let Live { span, cache, .. } = &mut *live;
             for (index, ticket, location) in batch.entries {
                 if let Some(slot) = span.get_mut(index).filter(|slot| slot.standing == Standing::Queued(ticket)) {
