@@ -282,6 +282,11 @@ impl Host {
         self.wipes > 0
     }
 
+    /// Whether the disk has the store of the node that the host runs.
+    pub(crate) fn has_store(&self) -> bool {
+        self.disk.list(&self.data_dir().join("store")).is_ok_and(|names| !names.is_empty())
+    }
+
     /// Sets the wall clock this far from the true time.
     pub(crate) fn set_wall_clock(&mut self, offset_ms: i64) {
         self.wall_offset_ms = offset_ms;

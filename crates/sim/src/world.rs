@@ -29,6 +29,8 @@ const LOOK_TICKS: u64 = 16;
 const RECOVERY_MS: u64 = 30_000;
 /// How long an operator waits for an answer before it asks again.
 const ANSWER_WAIT_MS: u64 = 2_000;
+/// What a node says that finds no room to make its store.
+const NO_ROOM: &str = "no space left on the disk";
 /// What a node says whose log is empty and should not be.
 const EMPTY_LOG: &str = "its log is empty: it was lost";
 const FINE: Weather = Weather { delay_us: (50, 900), loss_per_mille: 0 };
@@ -243,7 +245,9 @@ impl World {
         // A machine that dies in its node's first moments comes back with the marker of its first start used up and an empty
         // log, which is refused as a lost one (`docs/bugs.md`).
         let is_rotten = self.rotten == Some(place) || (self.hosts[place].was_wiped() && reason.contains(EMPTY_LOG));
-        holds(reason.is_empty() || self.may_end[place] || is_rotten, Invariant::NoPanic, || {
+        // A store that is there is opened on a full disk; a new one needs room.
+        let lacks_room = reason.contains(NO_ROOM) && !self.hosts[place].has_store();
+        holds(reason.is_empty() || self.may_end[place] || is_rotten || lacks_room, Invariant::NoPanic, || {
             format!("node {place} has ended by itself: {reason}")
         })?;
         self.hosts[place].end(&self.net, None);
