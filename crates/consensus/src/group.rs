@@ -33,6 +33,7 @@ use crate::{
     heartbeat,
     hold::{self, Hold},
     lag::{Cuts, Cuttable},
+    leaders,
     log::LocalLog,
     opening::{self, check_that_state_is_ours, join_log_and_state},
     purge::Pins,
@@ -201,6 +202,7 @@ impl<E: Engine> Group<E> {
                 .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
         let hold = Hold::new(is_held.then_some(lease));
         tokio::spawn(heartbeat::keep_pace(raft.clone(), options.heartbeat));
+        tokio::spawn(leaders::tell(raft.clone(), options.name()));
         let watchdog = Watchdog::new(raft.clone(), local_log, hold, options.name());
         let watchdog = tokio::spawn(watchdog.run()).abort_handle();
 

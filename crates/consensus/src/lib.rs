@@ -17,6 +17,7 @@ mod group;
 mod heartbeat;
 mod hold;
 mod lag;
+mod leaders;
 pub mod log;
 mod membership;
 mod opening;

@@ -349,6 +349,17 @@ fn leadership_is_handed_over_on_request() {
         assert_eq!(done.status, 200, "{}", done.text());
         wait_for("the other node to lead", || (cluster.leader() == to).then_some(()));
     }
+    // Metrics and logs say so too.
+    let leader = cluster.leader();
+    for number in 0..3 {
+        let leads = format!("insidb_raft_leads{{store=\"vs\"}} {}", u8::from(number == leader));
+        let mut monitor = Client::connect(cluster.nodes[number].private);
+        wait_for("the metrics to tell who leads", || {
+            monitor.try_request("GET", "/metrics", "").unwrap().text().contains(&leads).then_some(())
+        });
+        let line = if number == leader { "this node leads" } else { "another node leads" };
+        wait_for("the log to tell who leads", || cluster.log_text(number).contains(line).then_some(()));
+    }
 }
 
 #[test]

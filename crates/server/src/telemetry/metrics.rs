@@ -87,6 +87,8 @@ struct Gauges {
     in_flight: Gauge,
     uptime: Gauge<f64, AtomicU64>,
     applied_index: Family<ByStore, Gauge<u64, AtomicU64>>,
+    term: Family<ByStore, Gauge<u64, AtomicU64>>,
+    leads: Family<ByStore, Gauge>,
     checkpoint_age: Gauge<f64, AtomicU64>,
     bytes: Family<ByStore, Gauge<u64, AtomicU64>>,
     keys: Family<ByStore, Gauge<u64, AtomicU64>>,
@@ -203,6 +205,8 @@ impl Gauges {
         registry.register("http_requests_in_flight", "Requests in flight", self.in_flight.clone());
         registry.register_with_unit("uptime", "Since the start of the process", Unit::Seconds, self.uptime.clone());
         registry.register("applied_index", "Last log index applied", self.applied_index.clone());
+        registry.register("raft_term", "Grows with each election", self.term.clone());
+        registry.register("raft_leads", "Whether this node leads the store: 1 or 0", self.leads.clone());
         let age = self.checkpoint_age.clone();
         registry.register_with_unit("checkpoint_age", "Since the last checkpoint ended", Unit::Seconds, age);
         registry.register_with_unit("stored", "Keys and values stored", Unit::Bytes, self.bytes.clone());
@@ -228,7 +232,10 @@ impl Gauges {
     fn update_store<E: Engine>(&self, store: &'static str, group: &consensus::Group<E>) -> Result<(), service::Error> {
         let totals = group.local().totals()?;
         let label = ByStore { store };
-        self.applied_index.get_or_create(&label).set(group.status().applied_index);
+        let status = group.status();
+        self.applied_index.get_or_create(&label).set(status.applied_index);
+        self.term.get_or_create(&label).set(status.term);
+        self.leads.get_or_create(&label).set(i64::from(status.is_leader));
         self.bytes.get_or_create(&label).set(totals.bytes);
         self.keys.get_or_create(&label).set(totals.keys);
         Ok(())
