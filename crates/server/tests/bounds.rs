@@ -1,6 +1,6 @@
 //! Clients that are slow, silent or too many: each is cut off or refused in its time, and the others are served.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod harness;
 
