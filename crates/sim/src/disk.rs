@@ -66,6 +66,12 @@ impl Life {
         self.plan().fail_at = Some(self.0.operations.load(Ordering::Relaxed) + operations);
     }
 
+    /// What was to come and has not does not come any more.
+    pub(crate) fn disarm(&self) {
+        let mut plan = self.plan();
+        (plan.crash_at, plan.fail_at) = (None, None);
+    }
+
     /// Whether the process has died with its disk.
     pub(crate) fn is_dead(&self) -> bool {
         self.0.is_dead.load(Ordering::Relaxed)

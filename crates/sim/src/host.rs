@@ -258,6 +258,13 @@ impl Host {
         }
     }
 
+    /// Takes back what is to come to the disk.
+    pub(crate) fn disarm(&self) {
+        if let Some(process) = &self.process {
+            process.life.disarm();
+        }
+    }
+
     /// Leaves the disk as much room as it uses and some more; all the room there is for none.
     pub(crate) fn limit_disk(&self, room_bytes: Option<u64>) {
         self.disk.set_capacity(room_bytes.map(|room| self.disk.used_bytes() + room));

@@ -382,6 +382,8 @@ impl World {
     }
 
     fn end_faults(&mut self) {
+        // A node that dies between two looks at what it holds shows the Cache of two generations.
+        self.hosts.iter().for_each(Host::disarm);
         for end in std::mem::take(&mut self.ends).into_values() {
             self.end(end);
         }
