@@ -29,7 +29,7 @@ const UNDER_WAY_NS: u64 = 60_000_000_000;
 /// Everything that is wrong.
 pub(crate) fn judge(history: &History, events: &[Event]) -> Vec<String> {
     let mut wrong = self::wrong(events);
-    wrong.extend(history.check().err().map(|fault| format!("linearizable: {fault}")));
+    wrong.extend(linearizable(history, events));
     wrong.extend(once(history));
     wrong.extend(sums(history, events));
     wrong.extend(books(history, events));
@@ -39,6 +39,32 @@ pub(crate) fn judge(history: &History, events: &[Event]) -> Vec<String> {
     wrong.extend(cache(events));
     wrong.extend(states(events));
     wrong
+}
+
+/// The deletion of a tenant is a delete of each of its keys, at a moment of its own: between its call and its acknowledgement a
+/// node that knows the key still may find nothing below it.
+fn linearizable(history: &History, events: &[Event]) -> Option<String> {
+    let mut all = History::default();
+    let mut registers = BTreeMap::<&str, Vec<&Operation>>::new();
+    for operation in history.operations() {
+        all.push(operation.clone());
+        let of_tenant = registers.entry(tenant_of(operation)).or_default();
+        if !of_tenant.iter().any(|it| (it.store, &it.key) == (operation.store, &operation.key)) {
+            of_tenant.push(operation);
+        }
+    }
+    for event in events {
+        let Event::Deleted { tenant, called_ns, .. } = event else { continue };
+        for of_key in registers.get(tenant.as_str()).into_iter().flatten() {
+            let outcome = Outcome::Unknown;
+            all.push(Operation { request: Request::Delete, called_ns: *called_ns, outcome, ..(*of_key).clone() });
+        }
+    }
+    all.check().err().map(|fault| format!("linearizable: {fault}"))
+}
+
+fn tenant_of(operation: &Operation) -> &str {
+    operation.key.split('/').next().unwrap_or_default()
 }
 
 fn wrong(events: &[Event]) -> Vec<String> {
@@ -229,8 +255,9 @@ fn deleted(history: &History, events: &[Event]) -> Vec<String> {
         }
     }
     for operation in history.operations() {
-        let tenant = operation.key.split('/').next().unwrap_or_default();
-        if dead.get(tenant).is_some_and(|since| operation.called_ns > *since) && known(operation).is_some() {
+        if dead.get(tenant_of(operation)).is_some_and(|since| operation.called_ns > *since)
+            && known(operation).is_some()
+        {
             wrong.push(format!("deleted: answered after the deletion was acknowledged: {operation:?}"));
         }
     }

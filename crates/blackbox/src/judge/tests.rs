@@ -187,3 +187,21 @@ fn a_cache_that_is_lost_or_kept_wrongly_is_found() {
         assert_eq!(cache(&[healed(fate, generation)]).is_empty(), is_right, "{fate:?} {generation}");
     }
 }
+
+#[test]
+fn a_tenants_keys_go_once_and_not_before_its_deletion_was_called() {
+    let deleted = |called_ms: u64, returned_ms: u64| {
+        let gone = |event: &Event| matches!(event, Event::Deleted { .. });
+        let (called_ns, returned_ns) = (called_ms * MS, returned_ms * MS);
+        let deletion = Event::Deleted { tenant: "gone".to_owned(), called_ns, returned_ns };
+        events().into_iter().filter(|event| !gone(event)).chain([deletion]).collect::<Vec<_>>()
+    };
+    let get =
+        |at_ms, content| operation(Store::Values, "gone/k/0", Request::Get, at_ms, Some(Answer::Content(content)));
+    let verdict = |gets: &[Operation], events: &[Event]| verdict([operations(), gets.to_vec()].concat(), events);
+    assert_eq!(verdict(&[get(7, None)], &deleted(6, 9)), [""; 0], "under way");
+    let early = verdict(&[get(6, None)], &deleted(7, 9));
+    assert!(early.iter().any(|wrong| wrong.starts_with("linearizable")), "{early:?}");
+    let back = verdict(&[get(7, None), get(8, Some(3 * STEP))], &deleted(6, 9));
+    assert!(back.iter().any(|wrong| wrong.starts_with("linearizable")), "{back:?}");
+}

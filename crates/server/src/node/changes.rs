@@ -3,6 +3,8 @@
 //! A change that is refused says why; one that is done already is done, or says that it is. Nothing of it is undone when
 //! the asker goes away.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use consensus::{
     ChangeError, Member, MemberChange, Members,
     types::{MemberId, Peer},
@@ -100,7 +102,18 @@ impl Desk {
             .registry()
             .is_ok_and(|registry| registry.removed.contains(&node) || registry.nodes.contains_key(&node));
         let own = self.values.member();
-        match self.carry_out(move |members| remove(own, members, node, was_member)).await {
+        // The second half of the change may be made by `membership.rs`: what was begun here and is done is no refusal.
+        let is_begun = AtomicBool::new(false);
+        let decide = move |members: &Members| {
+            let is_member = members.members.iter().any(|member| member.id.node == node);
+            if !is_member && is_begun.load(Ordering::Relaxed) {
+                return Err(Stop::Done);
+            }
+            let change = remove(own, members, node, was_member)?;
+            is_begun.store(true, Ordering::Relaxed);
+            Ok(change)
+        };
+        match self.carry_out(decide).await {
             Told::Done => self.await_out_of_cache(node).await,
             other => other,
         }
