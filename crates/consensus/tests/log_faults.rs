@@ -312,13 +312,20 @@ fn a_hole_ends_the_log_before_it_is_written() {
     });
 }
 
+/// A log whose second segment is made, on a disk that has no room for a third.
+async fn with_room_for_two_segments() -> (FaultyDisk, DiskLog) {
+    let disk = FaultyDisk::new();
+    let log = logs::open(&disk).unwrap();
+    let used = 2 * logs::SEGMENT_BYTES + WITNESS_BYTES;
+    eventually("the next segment is there", || disk.used_bytes() == used).await;
+    disk.set_capacity(Some(used + 10_000));
+    (disk, log)
+}
+
 #[test]
 fn a_full_disk_is_told_ahead_and_loses_nothing() {
     logs::runtime().block_on(async {
-        let disk = FaultyDisk::new();
-        let mut log = logs::open(&disk).unwrap();
-        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES + WITNESS_BYTES).await;
-        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES + WITNESS_BYTES + 10_000));
+        let (disk, mut log) = with_room_for_two_segments().await;
         let mut all = Vec::new();
         let mut append = |index| {
             all.push(logs::entry(1, index, 12_000));
@@ -350,10 +357,7 @@ fn a_full_disk_is_told_ahead_and_loses_nothing() {
 #[test]
 fn on_a_full_disk_the_rest_of_the_segment_is_for_votes_and_what_is_vital() {
     logs::runtime().block_on(async {
-        let disk = FaultyDisk::new();
-        let mut log = logs::open(&disk).unwrap();
-        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES + WITNESS_BYTES).await;
-        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES + WITNESS_BYTES + 10_000));
+        let (disk, mut log) = with_room_for_two_segments().await;
         let mut index = 0;
         let mut append = async |log: &mut DiskLog, bytes: usize| {
             logs::append(log, vec![logs::entry(1, index, bytes)]).await.unwrap();
@@ -390,10 +394,7 @@ fn on_a_full_disk_the_rest_of_the_segment_is_for_votes_and_what_is_vital() {
 #[test]
 fn a_log_that_waits_for_room_can_be_closed() {
     logs::runtime().block_on(async {
-        let disk = FaultyDisk::new();
-        let mut log = logs::open(&disk).unwrap();
-        eventually("the next segment is there", || disk.used_bytes() == 2 * logs::SEGMENT_BYTES + WITNESS_BYTES).await;
-        disk.set_capacity(Some(2 * logs::SEGMENT_BYTES + WITNESS_BYTES));
+        let (disk, mut log) = with_room_for_two_segments().await;
         for index in 0..10 {
             logs::append(&mut log, vec![logs::entry(1, index, 12_000)]).await.unwrap();
         }

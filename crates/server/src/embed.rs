@@ -139,9 +139,9 @@ impl Embedded {
         self.node.missing().await.unwrap_or_else(|fault| Some(format!("{fault:#}")))
     }
 
-    /// Returns when a fault has stopped the node, with what and where.
+    /// Returns when the node must end by itself, with the reason.
     pub async fn fault(&self) -> String {
-        self.node.fault().await
+        self.node.end().await.to_string()
     }
 
     /// Stops the node in order: hands over what it leads, makes a last checkpoint, closes the log.

@@ -13,6 +13,7 @@ mod damage;
 pub(crate) mod data_dir;
 pub(crate) mod desk;
 mod divergence;
+pub(crate) mod end;
 pub(crate) mod joining;
 pub(crate) mod lease;
 mod lessor;
@@ -55,6 +56,7 @@ use self::{
     },
     data_dir::{DataDir, Identity},
     desk::{Desk, Parts},
+    end::{End, Ending},
     lease::Holder,
     renewal::Keeper,
     shares::Sharer,
@@ -124,7 +126,7 @@ pub(crate) struct Node {
     serving: Option<JoinHandle<()>>,
     driver: AbortHandle,
     stop_peers: watch::Sender<bool>,
-    fault: watch::Receiver<Option<String>>,
+    end: watch::Receiver<Option<End>>,
     raft: Handle,
     /// Held for as long as the node runs: it is the lock.
     _data_dir: DataDir,
@@ -161,7 +163,7 @@ impl Node {
             peers: peers.clone(),
             holder: holder.clone(),
         }));
-        let (fault_sender, fault) = watch::channel(None);
+        let (ending, end) = watch::channel(None);
         let (stop_peers, stopping) = watch::channel(false);
         let (rates, called) = if options.peer.network.serves() {
             let (book, called) = Book::shared();
@@ -183,7 +185,7 @@ impl Node {
             serving: None,
             driver: tokio::spawn(async {}).abort_handle(),
             stop_peers,
-            fault,
+            end,
             raft: options.raft.clone(),
             _data_dir: data_dir,
         };
@@ -194,14 +196,13 @@ impl Node {
         }
         node.found_or_join(&options).await?;
         if founds {
-            let watch =
-                joining::watch_for_first_founding(node.desk.clone(), options.peer.join.clone(), fault_sender.clone());
+            let watch = joining::watch_for_first_founding(node.desk.clone(), options.peer.join.clone(), ending.clone());
             node.tasks.push(tokio::spawn(watch).abort_handle());
         }
         if options.peer.network.serves() {
-            node.serve_peers(&options.peer, cluster_id, stopping, fault_sender.clone());
+            node.serve_peers(&options.peer, cluster_id, stopping, ending.clone());
         }
-        node.spawn_tasks(&options, peers, fault_sender);
+        node.spawn_tasks(&options, peers, ending);
         if let Some(called) = called {
             let sharer = Sharer {
                 desk: node.desk.clone(),
@@ -221,13 +222,13 @@ impl Node {
         side: &PeerSide,
         cluster_id: Arc<OnceLock<Uuid>>,
         stopping: watch::Receiver<bool>,
-        fault: watch::Sender<Option<String>>,
+        ending: Ending,
     ) {
         let options = ServeOptions { token: side.token.clone(), cluster_id, tls: side.tls.clone() };
         let serving = side.network.serve(options, self.desk.clone(), stopping);
         let serving = tokio::spawn(async move {
             if let Err(error) = serving.await {
-                fault.send_replace(Some(format!("{error:#}")));
+                ending.send_replace(Some(End::Fault(format!("{error:#}"))));
             }
         });
         self.serving = Some(serving);
@@ -257,7 +258,7 @@ impl Node {
         Ok(())
     }
 
-    fn spawn_tasks(&mut self, options: &Options, peers: Peers, fault: watch::Sender<Option<String>>) {
+    fn spawn_tasks(&mut self, options: &Options, peers: Peers, ending: Ending) {
         let words = Arc::<Words>::default();
         let keeper = Keeper {
             desk: self.desk.clone(),
@@ -268,7 +269,7 @@ impl Node {
             words: words.clone(),
             env: options.env.clone(),
             leader_url: self.leader_url.clone(),
-            fault: fault.clone(),
+            ending: ending.clone(),
         };
         let driver = Driver {
             values: self.values.clone(),
@@ -278,7 +279,7 @@ impl Node {
             words,
             reset_after: options.cache_reset_after,
             bytes_max: options.cache_bytes_max,
-            fault: fault.clone(),
+            ending: ending.clone(),
             incarnation: None,
             doubt: Doubt::default(),
             informed: None,
@@ -288,9 +289,9 @@ impl Node {
         let joining = joining::join(self.desk.clone(), self.values.clone(), options.peer.join.clone());
         let holder = self.holder.clone();
         let joining = async move {
-            let condemned = joining.await;
+            let Err(condemned) = joining.await;
             holder.give_up();
-            fault.send_replace(Some(condemned.to_string()));
+            ending.send_replace(Some(condemned.into()));
         };
         let tasks = [
             tokio::spawn(keeper.run()),
@@ -380,20 +381,20 @@ impl Node {
         self.leader_url.clone()
     }
 
-    /// Returns when a fault has stopped the node, with what and where: the process must end then.
-    pub(crate) async fn fault(&self) -> String {
-        let mut fault = self.fault.clone();
+    /// Returns when the process must end, with the reason.
+    pub(crate) async fn end(&self) -> End {
+        let mut end = self.end.clone();
         let of_a_task = async {
-            let found = fault.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
+            let found = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
             match found {
-                Some(fault) => fault,
+                Some(end) => end,
                 // The tasks have ended, which only a stop does.
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            fault = self.values.fault() => format!("values: {fault}"),
-            fault = of_a_task => fault,
+            fault = self.values.fault() => End::Fault(format!("values: {fault}")),
+            end = of_a_task => end,
         }
     }
 

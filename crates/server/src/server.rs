@@ -47,6 +47,7 @@ use crate::{
     node::{
         self, Node, PeerSide,
         data_dir::{DataDir, Role},
+        end::End,
     },
     peer::{Grpc, Network as _, PeerOptions, PeerTls, Peers, head::Token},
     secret::InstanceSecret,
@@ -206,10 +207,10 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
         }
         std::future::pending::<anyhow::Result<()>>().await
     };
-    let fault = tokio::select! {
+    let end = tokio::select! {
         () = signals.next() => None,
-        fault = node.fault() => Some(fault),
-        failed = ready => Some(failed.err().map_or_else(String::new, |error| format!("{error:#}"))),
+        end = node.end() => Some(end),
+        failed = ready => Some(End::Fault(failed.err().map_or_else(String::new, |error| format!("{error:#}")))),
     };
     tokio::spawn(async move {
         // Whoever sent a signal may let go of standard input too: that is no second one.
@@ -217,9 +218,18 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
         signals.next().await;
         std::process::exit(1);
     });
-    if let Some(fault) = fault {
-        tracing::error!(fault, "the node has stopped on a fault");
-        bail!("the node has stopped on a fault: {fault}");
+    match end {
+        None => {}
+        Some(End::Fault(fault)) => {
+            tracing::error!(fault, "the node has stopped on a fault");
+            bail!("the node has stopped on a fault: {fault}");
+        }
+        Some(End::Removed) => {
+            tracing::warn!("this node was removed from the cluster: it ends");
+            stop.send_replace(true);
+            drop(tokio::join!(public, private));
+            bail!("{}", End::Removed);
+        }
     }
     tracing::info!("stopping");
     node.hand_over().await;

@@ -165,6 +165,38 @@ fn a_node_that_is_removed_serves_no_more_when_that_is_acknowledged_and_is_told()
     assert_eq!(change(&cluster, asked, "add", &json!({ "address": peer })).0, 200, "it is a member: nothing to do");
 }
 
+/// The node that is removed may be the one that was asked: it ends, and answers before that.
+#[test]
+fn a_removal_is_answered_by_the_node_that_goes() {
+    let mut cluster = Cluster::start(3);
+    for leads in [true, false] {
+        let leader = cluster.leader();
+        let follower = || others(&cluster, leader).into_iter().find(|number| cluster.is_running(*number)).unwrap();
+        let gone = if leads { leader } else { follower() };
+        let (status, reason) = change(&cluster, gone, "remove", &json!({ "node": cluster.id(gone) }));
+        assert_eq!(status, 200, "leads: {leads}: {reason}");
+        assert_eq!(cluster.await_end(gone), Some(1));
+    }
+}
+
+#[test]
+fn a_removal_during_another_is_refused() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let answers: Vec<(u16, String)> = std::thread::scope(|scope| {
+        let removals = others(&cluster, leader).into_iter().map(|node| {
+            let cluster = &cluster;
+            scope.spawn(move || change(cluster, leader, "remove", &json!({ "node": cluster.id(node) })))
+        });
+        let removals: Vec<_> = removals.collect();
+        removals.into_iter().map(|removal| removal.join().unwrap()).collect()
+    });
+    let refused = |(status, reason): &&(u16, String)| *status == 409 && reason.contains("is under way");
+    assert_eq!(answers.iter().filter(|(status, _)| *status == 200).count(), 1, "{answers:?}");
+    assert_eq!(answers.iter().filter(refused).count(), 1, "{answers:?}");
+    assert_eq!(cluster.status(leader)["nodes"].as_array().unwrap().len(), 2);
+}
+
 #[test]
 fn both_groups_leadership_is_handed_over() {
     let mut cluster = Cluster::start(3);

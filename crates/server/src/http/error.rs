@@ -198,7 +198,7 @@ fn describe_service(error: &service::Error) -> Described {
         ),
         service::Error::DiskFull => Described::new(
             Code::DiskFull,
-            "The disk of the node is full; nothing was done. Reads go on, through the other nodes where this one is behind",
+            "The disk of the node is full; nothing was done, and reads go on, in a cluster perhaps through another node",
         ),
         service::Error::MemoryFull => {
             Described::new(Code::MemoryFull, "The node's cache memory is full; nothing was done, and reads go on")

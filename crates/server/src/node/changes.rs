@@ -101,10 +101,13 @@ impl Desk {
             .local()
             .registry()
             .is_ok_and(|registry| registry.removed.contains(&node) || registry.nodes.contains_key(&node));
+        let Ok(under_way) = self.removal.clone().try_lock_owned() else { return Told::Refused(UNDER_WAY.to_owned()) };
         let own = self.values.member();
         // The second half of the change may be made by `membership.rs`: what was begun here and is done is no refusal.
         let is_begun = AtomicBool::new(false);
         let decide = move |members: &Members| {
+            // Held for as long as the change may be made, also when nobody waits for it any more.
+            let _ = &under_way;
             let is_member = members.members.iter().any(|member| member.id.node == node);
             if !is_member && is_begun.load(Ordering::Relaxed) {
                 return Err(Stop::Done);

@@ -48,6 +48,9 @@ pub(crate) struct Desk {
     pub(super) peers: Peers,
     pub(super) holder: Arc<Holder>,
     pub(super) lessor: Lessor,
+    /// Held while a removal is under way. It waits for its node's lease first, and decides after that: of two at a time each
+    /// would be decided as if the other were not.
+    pub(super) removal: Arc<tokio::sync::Mutex<()>>,
     cluster_id: Arc<OnceLock<Uuid>>,
     address: String,
     suspicions: Mutex<Suspicions>,
@@ -82,6 +85,7 @@ impl Desk {
             peers,
             holder,
             lessor,
+            removal: Arc::default(),
             cluster_id,
             address,
             suspicions,

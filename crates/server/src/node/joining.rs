@@ -1,32 +1,34 @@
 //! How a node comes into its cluster, and how it finds out that it must not found one.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use consensus::Group;
 use storage::disk::DiskEngine;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::{desk::Desk, timing};
+use super::{
+    desk::Desk,
+    end::{End, Ending},
+    timing,
+};
 use crate::peer::{
     Peers,
     message::{Ask, Condemned, Newcomer, Status, Told},
 };
 
-/// Why a node is not taken in.
-enum NotTaken {
-    /// It may be another time.
-    Now(String),
-    /// It must end.
-    Ever(Condemned),
-}
+/// What came of asking: the node is taken in, or not this time, with the reason; or it must end.
+type Asked = Result<Result<(), String>, Condemned>;
 
 /// Asks to be taken in until the node is a member at its present address; from then on whenever it has no leader for long.
-/// Returns why the node must end, when it hears that it must.
-pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<String>) -> Condemned {
+///
+/// # Errors
+/// Why the node must end, when it hears that it must.
+pub(super) async fn join(
+    desk: Arc<Desk>,
+    values: Group<DiskEngine>,
+    peers: Vec<String>,
+) -> Result<Infallible, Condemned> {
     let own = Newcomer { node: values.member().node, address: desk.address().to_owned() };
     let mut patience = Instant::now();
     while !values
@@ -35,14 +37,10 @@ pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<
         .iter()
         .any(|member| member.id == values.member() && member.peer.address == own.address)
     {
-        let asked = match ask_all(&desk, &peers, &own).await {
-            Ok(()) => None,
-            Err(NotTaken::Now(reason)) => Some(reason),
-            Err(NotTaken::Ever(why)) => return why,
-        };
+        let asked = ask_all(&desk, &peers, &own).await?;
         if Instant::now() >= patience {
             patience = Instant::now() + timing::PATIENCE;
-            tracing::info!(reason = asked, "the node asks to be taken into the cluster");
+            tracing::info!(reason = asked.err(), "the node asks to be taken into the cluster");
         }
         sleep(timing::JOIN_PAUSE).await;
     }
@@ -55,47 +53,43 @@ pub(super) async fn join(desk: Arc<Desk>, values: Group<DiskEngine>, peers: Vec<
             patience = Instant::now() + timing::PATIENCE;
             continue;
         }
-        let asked = match ask_all(&desk, &peers, &own).await {
-            Ok(()) => None,
-            Err(NotTaken::Now(reason)) => Some(reason),
-            Err(NotTaken::Ever(why)) => return why,
-        };
+        let asked = ask_all(&desk, &peers, &own).await?;
         if Instant::now() >= patience {
             patience = Instant::now() + timing::PATIENCE;
-            tracing::warn!(reason = asked, "no leader is known to this node");
+            tracing::warn!(reason = asked.err(), "no leader is known to this node");
         }
     }
 }
 
 /// Asks one peer after another to take the node in; why the last one did not, when none does.
-async fn ask_all(desk: &Desk, peers: &[String], own: &Newcomer) -> Result<(), NotTaken> {
+async fn ask_all(desk: &Desk, peers: &[String], own: &Newcomer) -> Asked {
     let mut said = "no peer answers".to_owned();
     for address in peers.iter().filter(|address| **address != own.address) {
         match ask_to_join(desk, address, own).await {
-            Err(NotTaken::Now(reason)) => said = reason,
+            Ok(Err(reason)) => said = reason,
             settled => return settled,
         }
     }
-    Err(NotTaken::Now(said))
+    Ok(Err(said))
 }
 
-async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Result<(), NotTaken> {
+async fn ask_to_join(desk: &Desk, address: &str, own: &Newcomer) -> Asked {
     let ask = Ask::Join(own.clone());
-    let now = |reason| Err(NotTaken::Now(reason));
+    let not_now = |reason| Ok(Err(reason));
     let mut at = address.to_owned();
     // The first one may name the leader.
     for _ in 0..2 {
         match desk.peers().ask(&at, &ask, timing::STEP_WAIT_MAX).await {
-            Ok(Told::Done) => return Ok(()),
+            Ok(Told::Done) => return Ok(Ok(())),
             Ok(Told::NotLeader(Some(leader))) => at = leader.address,
-            Ok(Told::Condemned(why)) => return Err(NotTaken::Ever(why)),
-            Ok(Told::NotLeader(None)) => return now(format!("{at} knows no leader")),
-            Ok(Told::Refused(reason)) => return now(format!("{at} refuses: {reason}")),
-            Ok(_) => return now(format!("{at} does not know whether it is done")),
-            Err(error) => return now(format!("{at}: {error}")),
+            Ok(Told::Condemned(why)) => return Err(why),
+            Ok(Told::NotLeader(None)) => return not_now(format!("{at} knows no leader")),
+            Ok(Told::Refused(reason)) => return not_now(format!("{at} refuses: {reason}")),
+            Ok(_) => return not_now(format!("{at} does not know whether it is done")),
+            Err(error) => return not_now(format!("{at}: {error}")),
         }
     }
-    now("the leader has changed meanwhile".to_owned())
+    not_now("the leader has changed meanwhile".to_owned())
 }
 
 /// The cluster that answers at one of these addresses; asked again and again until one does.
@@ -129,7 +123,7 @@ pub(super) async fn founded_before(desk: &Desk, join: &[String]) -> Option<Strin
 
 /// The same for as long as the node is alone in what it has founded: who was down when it looked may be back since. A peer
 /// that follows, or is, another leader of this cluster says it; those that were removed from here do not count.
-pub(super) async fn watch_for_first_founding(desk: Arc<Desk>, join: Vec<String>, fault: watch::Sender<Option<String>>) {
+pub(super) async fn watch_for_first_founding(desk: Arc<Desk>, join: Vec<String>, ending: Ending) {
     while desk.values.members().members.len() < 2 {
         let removed = desk.values.local().registry().unwrap_or_default().removed;
         let found = others(&desk, &join, |status| {
@@ -138,7 +132,7 @@ pub(super) async fn watch_for_first_founding(desk: Arc<Desk>, join: Vec<String>,
         });
         if let Some(address) = found.await {
             desk.holder.give_up();
-            fault.send_replace(Some(second_founding(&address)));
+            ending.send_replace(Some(End::Fault(second_founding(&address))));
             return;
         }
         sleep(timing::FOUNDING_LOOK).await;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use consensus::{Group, env::Env};
 use storage::{Engine, disk::DiskEngine};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     cache::{Cache, driver::Words},
     desk::Desk,
+    end::Ending,
     lease::Holder,
     timing::{RENEWAL, RENEWAL_WAIT_MAX},
 };
@@ -26,7 +27,7 @@ pub(super) struct Keeper {
     pub(super) words: Arc<Words>,
     pub(super) env: Arc<dyn Env>,
     pub(super) leader_url: Arc<ArcSwap<String>>,
-    pub(super) fault: watch::Sender<Option<String>>,
+    pub(super) ending: Ending,
 }
 
 impl Keeper {
@@ -70,8 +71,7 @@ impl Keeper {
         let Renewed { granted, floor: _, leader_public_url, drop_generation, condemned, is_doubted } = renewed;
         if let Some(condemned) = condemned {
             self.holder.give_up();
-            tracing::error!(reason = %condemned, "this node goes out of service");
-            self.fault.send_replace(Some(condemned.to_string()));
+            self.ending.send_replace(Some(condemned.into()));
             return Asked::Settled;
         }
         if is_doubted {

@@ -22,10 +22,7 @@ use state::{
     registry::{RegistryState, Standing},
 };
 use storage::disk::DiskEngine;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Cache,
@@ -33,9 +30,12 @@ use super::{
     member,
     suspicion::Doubt,
 };
-use crate::node::timing::{
-    CHANGE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_PAUSE, HAND_OVER_WAIT_MAX, LOOK, NODE_LEASE, RAFT_LEASE_AND_MARGIN,
-    STEP_WAIT_MAX,
+use crate::node::{
+    end::{End, Ending},
+    timing::{
+        CHANGE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_PAUSE, HAND_OVER_WAIT_MAX, LOOK, NODE_LEASE, RAFT_LEASE_AND_MARGIN,
+        STEP_WAIT_MAX,
+    },
 };
 
 /// What lease renewals carry for the driver.
@@ -77,7 +77,7 @@ pub(crate) struct Driver<W> {
     /// The most bytes of keys and values that the cache may hold under this node's lead.
     pub(crate) bytes_max: u64,
     /// Told when a member stops on a fault.
-    pub(crate) fault: watch::Sender<Option<String>>,
+    pub(crate) ending: Ending,
     /// What this process has registered as.
     pub(crate) incarnation: Option<u64>,
     /// Its suspicion.
@@ -268,12 +268,12 @@ impl<W: Wire> Driver<W> {
 
     /// Reports a fault of this member, unless it was ended on purpose.
     fn watch(&self, group: &Group<storage::memory::MemoryEngine>) {
-        let (group, cache, fault) = (group.clone(), self.cache.clone(), self.fault.clone());
+        let (group, cache, ending) = (group.clone(), self.cache.clone(), self.ending.clone());
         tokio::spawn(async move {
             let said = group.fault().await;
             let is_running = |cache: &Arc<Cache>| cache.group.member() == group.member();
             if cache.load_full().as_ref().is_some_and(is_running) {
-                fault.send_replace(Some(said));
+                ending.send_replace(Some(End::Fault(said)));
             }
         });
     }
