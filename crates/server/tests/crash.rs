@@ -37,6 +37,7 @@ struct Ledger {
     keys: BTreeMap<String, Vec<Option<String>>>,
     /// The counter: acknowledged, and the most that it can be.
     counter: (u64, u64),
+    /// How many writes to the Value Store were acknowledged; the Cache promises nothing beyond a restart.
     acknowledged: u64,
 }
 
@@ -166,12 +167,16 @@ fn write_until_killed(server: Server, key: &str, ledgers: &mut [Ledger], random:
             scope.spawn(move || {
                 let Ok(client) = Client::try_connect(address) else { return };
                 let mut client = client.key(key);
+                let mut before = ledger.acknowledged;
                 while write_once(&mut client, writer, ledger, &mut random, killed) {
-                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                    acknowledged.fetch_add(ledger.acknowledged - before, Ordering::Relaxed);
+                    before = ledger.acknowledged;
                 }
             });
         }
-        wait_for("enough acknowledged writes", || (acknowledged.load(Ordering::Relaxed) >= enough).then_some(()));
+        wait_for("enough acknowledged writes to the Value Store", || {
+            (acknowledged.load(Ordering::Relaxed) >= enough).then_some(())
+        });
         // A moment that no acknowledgement marks.
         std::thread::park_timeout(Duration::from_micros(random.below(3_000)));
         killed.store(true, Ordering::SeqCst);
