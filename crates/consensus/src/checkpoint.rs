@@ -96,6 +96,7 @@ pub(crate) struct Gate {
     open: watch::Sender<bool>,
     store_disk_full: AtomicBool,
     log_disk_full: DiskFull,
+    majority_full: AtomicBool,
 }
 
 impl Gate {
@@ -107,12 +108,23 @@ impl Gate {
             open: watch::Sender::new(true),
             store_disk_full: AtomicBool::new(false),
             log_disk_full,
+            majority_full: AtomicBool::new(false),
         }
     }
 
     /// Whether the log or the store has no room to grow.
     pub(crate) fn disk_full(&self) -> bool {
         (self.log_disk_full)() || self.store_disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether a proposal that needs room could not be committed: this member's disk is full, or a majority's.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.disk_full() || self.majority_full.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a majority of the voters has no room; true when that is news.
+    pub(crate) fn note_majority_full(&self, is_full: bool) -> bool {
+        self.majority_full.swap(is_full, Ordering::Relaxed) != is_full
     }
 
     /// Does what needs room below the store, however long the disk stays full; meanwhile writes are refused.

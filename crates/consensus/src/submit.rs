@@ -145,8 +145,9 @@ impl<E: Engine> Group<E> {
         if timeout_at(deadline, tokio::time::sleep_until(self.quiet_until())).await.is_err() {
             return Err(Error::NoLeader.into());
         }
-        // A full disk stops the proposals of the member that has it, not what it passes on to others.
-        if self.submitter().gate.disk_full() && !goes_on_a_full_disk(&command) {
+        // A full disk stops the proposals of the member that has it, not what it passes on to others. A majority of full
+        // disks stops those of the leader: it would wait for them in vain, and could not say what became of them.
+        if self.submitter().gate.lacks_room() && !goes_on_a_full_disk(&command) {
             return Err(Error::DiskFull.into());
         }
         let _coming = self.room().reserve(&command, || self.local())?;

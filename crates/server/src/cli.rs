@@ -82,7 +82,7 @@ pub(crate) struct Init {
     /// Configure a node for the machine with this name or address; once for each node
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub(crate) node: Vec<String>,
-    /// Where tenants' requests will be taken [default: 127.0.0.1:8080; with --node, port 8080 of the machine]
+    /// Where tenants' requests will be taken, with --node on every machine [default: 127.0.0.1:8080; with --node 0.0.0.0:8080]
     #[arg(long, value_name = "ADDR")]
     pub(crate) public: Option<SocketAddr>,
     /// Where operators' requests will be taken [default: 127.0.0.1:8081]

@@ -298,7 +298,7 @@ impl Node {
             tokio::spawn(membership::run(self.values.clone(), self.desk.lessor())),
             tokio::spawn(cleanup::run(self.values.clone(), self.cache.clone())),
             tokio::spawn(joining),
-            tokio::spawn(census::mind_full_disk(self.values.clone(), self.desk.clone())),
+            tokio::spawn(census::mind_full_disks(self.values.clone(), self.desk.clone())),
         ];
         self.tasks.extend(tasks.iter().map(|task| task.abort_handle()));
     }

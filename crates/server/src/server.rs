@@ -8,7 +8,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     net::SocketAddr,
     path::Path,
     sync::{Arc, atomic::AtomicU64},
@@ -198,8 +198,7 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     let housekeeping = tokio::spawn(keep_house(app));
     let ready = async {
         node.await_serving().await?;
-        let json = serde_json::to_vec(&addresses).context("encoding the addresses")?;
-        node::data_dir::write_durably(&config.data_dir, ADDRESSES_FILE, &json)?;
+        note_addresses(&config.data_dir, &addresses)?;
         tracing::info!(public = %addresses.public, private = %addresses.private, version = env!("CARGO_PKG_VERSION"), "listening");
         if let Some(announce) = announce {
             // Where nobody reads standard output, the node serves all the same.
@@ -241,6 +240,27 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
     node.shutdown().await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Writes down where the node listens. A full disk does not keep a node from serving: then only the log says it, and what an
+/// earlier run has left there goes.
+fn note_addresses(data_dir: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+    let json = serde_json::to_vec(addresses).context("encoding the addresses")?;
+    let written = node::data_dir::write_durably(data_dir, ADDRESSES_FILE, &json);
+    let is_full = |error: &anyhow::Error| {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    };
+    match written {
+        Err(error) if is_full(&error) => {
+            tracing::warn!(%error, "disk full: the addresses are written down nowhere but here");
+            for name in [ADDRESSES_FILE.to_owned(), format!("{ADDRESSES_FILE}.new")] {
+                drop(fs::remove_file(data_dir.join(name)));
+            }
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// What asks for an end: two signals, and, where it is watched, the end of standard input.

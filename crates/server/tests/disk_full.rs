@@ -12,7 +12,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use harness::{Server, books::Landmarks, cluster::Cluster, history::Traffic, wait_for};
@@ -30,12 +30,22 @@ impl SmallDisk {
 
     /// Fills all of it; what comes back frees it again.
     fn fill(&self) -> PathBuf {
-        let path = self.0.join("ballast");
+        self.fill_with("ballast")
+    }
+
+    fn fill_with(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
         let mut file = File::create(&path).unwrap();
         let block = vec![1_u8; 64 * 1024];
         while file.write_all(&block).is_ok() {}
         while file.write_all(&[1]).is_ok() {}
         path
+    }
+
+    /// How much is free, in bytes.
+    fn free_bytes(&self) -> u64 {
+        let found = rustix::fs::statvfs(&self.0).unwrap();
+        found.f_bfree * found.f_frsize
     }
 }
 
@@ -78,7 +88,21 @@ fn a_full_disk_refuses_writes_and_serves_reads_until_there_is_room() {
         assert_eq!(client.get(&format!("/vs?key={name}")).json()["data"], json!(value), "{name}");
     }
     // A node that starts on a full disk serves what it has.
+    let listeners = [server.public, server.private];
     server.kill();
+    // Not one byte is free: first what it needs is there from its last run, then its addresses cannot be written down.
+    for is_written_down in [true, false] {
+        if !is_written_down {
+            std::fs::remove_file(data.join("addresses.json")).unwrap();
+        }
+        let rest = disk.fill_with("rest");
+        assert_eq!(disk.free_bytes(), 0);
+        let server = Server::start_at(&data, listeners);
+        assert_eq!(server.client(&key).get("/vs?key=before").json(), json!({"data": "kept"}));
+        assert_eq!(data.join("addresses.json").exists(), is_written_down);
+        server.kill();
+        std::fs::remove_file(rest).unwrap();
+    }
     let server = Server::start(&data);
     let mut client = server.client(&key);
     assert_eq!(client.get("/vs?key=before").json(), json!({"data": "kept"}));
@@ -141,6 +165,9 @@ fn a_full_disk_on_one_of_three_costs_no_acknowledged_write() {
         // Traffic reads through every node, the full one as well.
         traffic.await_more(50);
         assert_a_client_reads_on(&cluster, &key, full, leads);
+        if let Some(fit) = (0..3).find(|number| *number != full && *number != cluster.leader()) {
+            refuse_removal(&cluster, fit);
+        }
         std::fs::remove_file(ballast).unwrap();
         traffic.await_writes(100);
         cluster.await_voters();
@@ -214,6 +241,7 @@ fn full_disks_on_two_of_three_leave_the_reads_and_the_cache() {
         ballast.push(disks[0].fill());
         write_until(&cluster, &key, &mut taken, |refused| refused.is_some_and(|code| code != "no_leader"));
         assert!(!leads || cluster.leader() == leader, "the full leader has handed over");
+        assert_refused_at_once(&cluster, &key);
         let leader = cluster.leader();
         for _ in 0..20 {
             for number in 0..3 {
@@ -243,6 +271,33 @@ fn full_disks_on_two_of_three_leave_the_reads_and_the_cache() {
         }
         drop(cluster);
     }
+}
+
+/// The leader knows that a majority has no room: it says so at once, and no node with room may leave.
+fn assert_refused_at_once(cluster: &Cluster, key: &str) {
+    let set = json!({"key": "small", "value": "v"});
+    let mut client = cluster.client(0, key).problems();
+    wait_for("the leader to know", || {
+        let answer = client.post("/vs", set.clone());
+        (answer.status == 503 && answer.json()["code"] == "disk_full").then_some(())
+    });
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let answer = client.post("/vs", set.clone());
+        let code = answer.json()["code"].clone();
+        assert!(answer.status == 503 && code == "disk_full", "{}", answer.text());
+        assert!(begin.elapsed() < Duration::from_secs(1), "refused after {:?}", begin.elapsed());
+    }
+    refuse_removal(cluster, 0);
+}
+
+/// A node that the others need for its room stays.
+fn refuse_removal(cluster: &Cluster, node: usize) {
+    let removal = json!({ "node": cluster.id(node) }).to_string();
+    let other = (node + 1) % 3;
+    let answer = cluster.admin(other, "POST", "/admin/cluster/remove", &removal);
+    assert!(answer.status == 409 && answer.text().contains("room on its disks"), "{}", answer.text());
+    assert_eq!(cluster.status(other)["nodes"].as_array().unwrap().len(), 3);
 }
 
 /// Large writes through the leader until it is enough, as judged by the code of each refusal; adds those taken.

@@ -91,7 +91,8 @@ struct Lead<'a> {
 }
 
 fn describe(member: &Member, lead: &Lead<'_>, generation: u64, says: Option<&GroupStatus>) -> response::ClusterMember {
-    let role = match (lead.leader == Some(member.id), member.is_voter) {
+    // One that says nothing leads nobody any more, whatever is remembered of it.
+    let role = match (lead.leader == Some(member.id) && says.is_some(), member.is_voter) {
         (true, _) => response::Role::Leader,
         (false, true) => response::Role::Voter,
         (false, false) => response::Role::Learner,

@@ -2,12 +2,17 @@
 //!
 //! 1. Whose disk is full. A leader whose own is hands over to a voter that has room: else a single full disk would stop the
 //!    writes of all. Not where so many are full that a majority has no room: the next leader could not commit its first
-//!    entry, without which nobody reads, while this one still answers for what is committed.
+//!    entry, without which nobody reads, while this one still answers for what is committed. There it refuses writes at
+//!    once, and removes no node whose room the others need.
 //! 2. Which identity runs twice: somebody has copied a data directory. Two processes of one node that ask in turn are seen
 //!    by that: a process that has ended does not come back. A message or two of its last moment may, so it takes
 //!    [`RETURNS_MAX`] of them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use consensus::{Group, Member, types::MemberId};
 use state::ids::NodeId;
@@ -40,6 +45,18 @@ struct Entry {
     at: Duration,
 }
 
+impl Entry {
+    fn is_of_now(&self, now: Duration) -> bool {
+        now.saturating_sub(self.at) <= CONTACT_AGE_MAX
+    }
+}
+
+/// Whether so many of the voters are full that nothing which needs room can be committed.
+fn is_majority_full(voters: &BTreeSet<MemberId>, full: &BTreeSet<NodeId>) -> bool {
+    let with_room = voters.iter().filter(|voter| !full.contains(&voter.node)).count();
+    2 * with_room <= voters.len()
+}
+
 /// What is known of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -65,8 +82,13 @@ impl Census {
     }
 
     fn has_room(&self, node: NodeId, now: Duration) -> bool {
-        let lately = |entry: &&Entry| now.saturating_sub(entry.at) <= CONTACT_AGE_MAX;
-        self.nodes.get(&node).filter(lately).is_some_and(|entry| !entry.is_disk_full)
+        self.nodes.get(&node).is_some_and(|entry| entry.is_of_now(now) && !entry.is_disk_full)
+    }
+
+    /// The nodes that have said lately that their disk is full.
+    pub(super) fn full(&self, now: Duration) -> BTreeSet<NodeId> {
+        let full = self.nodes.iter().filter(|(_, entry)| entry.is_of_now(now) && entry.is_disk_full);
+        full.map(|(node, _)| *node).collect()
     }
 
     /// The voter that a leader with a full disk hands over to, if a majority can take what the next one writes.
@@ -81,13 +103,17 @@ impl Census {
     }
 }
 
-/// Hands the `values` group over while this node leads it and has no room, for as long as the task lives.
-pub(super) async fn mind_full_disk(values: Group<DiskEngine>, desk: Arc<Desk>) {
+/// Looks after full disks while this node leads the `values` group, for as long as the task lives: has writes refused while
+/// a majority has no room, and hands over where only this node has none.
+pub(super) async fn mind_full_disks(values: Group<DiskEngine>, desk: Arc<Desk>) {
+    let full_nodes = desk.full_nodes();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        if !(values.is_disk_full() && values.status().is_leader) {
+        let leads = values.status().is_leader;
+        values.note_majority_full(leads && is_majority_full(&values.members().voters, &full_nodes()));
+        if !(values.is_disk_full() && leads) {
             continue;
         }
         let successor = desk.census().successor(values.member(), &values.members().members, desk.now());
@@ -121,6 +147,30 @@ mod tests {
             }
         }
         assert!((0..20).any(|turn| census.report(process(30 + turn % 2), false, now).runs_twice));
+    }
+
+    #[test]
+    fn who_has_said_it_lately_is_full() {
+        let now = Duration::from_secs(60);
+        let mut census = Census::default();
+        for (node, is_disk_full) in [(1, true), (2, false), (3, true)] {
+            census.report(Process { node: NodeId(node), id: 7 }, is_disk_full, now);
+        }
+        assert_eq!(census.full(now), [NodeId(1), NodeId(3)].into());
+        assert_eq!(census.full(now + CONTACT_AGE_MAX * 2), BTreeSet::new(), "that was a while ago");
+        let voters = |nodes: &[u64]| nodes.iter().map(|node| MemberId::from(*node)).collect();
+        let full = [NodeId(1), NodeId(3)].into();
+        for (nodes, expected) in [
+            (&[1][..], true),
+            (&[2], false),
+            (&[1, 2], true),
+            (&[1, 2, 4], false),
+            (&[1, 2, 3], true),
+            (&[1, 2, 3, 4], true),
+            (&[1, 2, 3, 4, 5], false),
+        ] {
+            assert_eq!(is_majority_full(&voters(nodes), &full), expected, "{nodes:?}");
+        }
     }
 
     #[test]

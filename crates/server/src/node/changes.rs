@@ -3,7 +3,10 @@
 //! A change that is refused says why; one that is done already is done, or says that it is. Nothing of it is undone when
 //! the asker goes away.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use consensus::{
     ChangeError, Member, MemberChange, Members,
@@ -14,8 +17,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     desk::Desk,
-    membership::{is_heard, survives_removal},
-    timing::{CACHE_WAIT_MAX, HAND_OVER_WAIT_MAX, LOOK, RENEWAL_WAIT_MAX},
+    membership::{Lack, is_heard, lack_without},
+    timing::{CACHE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_WAIT_MAX, LOOK, RENEWAL_WAIT_MAX},
 };
 use crate::peer::message::{Ask, Change, Condemned, Newcomer, Told};
 
@@ -71,7 +74,12 @@ impl Desk {
         let identity = match self.peers.ask(address, &Ask::Identify, RENEWAL_WAIT_MAX).await {
             Ok(Told::Identity(identity)) => identity,
             Ok(_) => return Told::Refused(format!("the node at {address} does not say who it is")),
-            Err(error) => return Told::Refused(format!("the node at {address} cannot be asked: {error}")),
+            Err(error) => {
+                return Told::Refused(format!(
+                    "the node at {address} cannot be asked: {error}. A new node listens there once it has found its cluster: \
+                     start it with `join` naming nodes that run, and it comes in by itself"
+                ));
+            }
         };
         let members = self.values.members().members;
         let known =
@@ -102,7 +110,8 @@ impl Desk {
             .registry()
             .is_ok_and(|registry| registry.removed.contains(&node) || registry.nodes.contains_key(&node));
         let Ok(under_way) = self.removal.clone().try_lock_owned() else { return Told::Refused(UNDER_WAY.to_owned()) };
-        let own = self.values.member();
+        self.await_majority_without(node).await;
+        let (own, full_nodes) = (self.values.member(), self.full_nodes());
         // The second half of the change may be made by `membership.rs`: what was begun here and is done is no refusal.
         let is_begun = AtomicBool::new(false);
         let decide = move |members: &Members| {
@@ -112,13 +121,24 @@ impl Desk {
             if !is_member && is_begun.load(Ordering::Relaxed) {
                 return Err(Stop::Done);
             }
-            let change = remove(own, members, node, was_member)?;
+            let change = remove(own, members, node, was_member, &full_nodes())?;
             is_begun.store(true, Ordering::Relaxed);
             Ok(change)
         };
         match self.carry_out(decide).await {
             Told::Done => self.await_out_of_cache(node).await,
             other => other,
+        }
+    }
+
+    /// A leader that has just begun has not heard from everybody yet: it waits a moment for them before it says that they
+    /// do not answer.
+    async fn await_majority_without(&self, node: NodeId) {
+        let until = Instant::now() + CONTACT_AGE_MAX;
+        let own = self.values.member();
+        let lacks_answers = || lack_without(own, &self.values.members(), node, &BTreeSet::new()) == Some(Lack::Answers);
+        while lacks_answers() && self.values.status().is_leader && Instant::now() < until {
+            sleep(LOOK).await;
         }
     }
 
@@ -276,7 +296,13 @@ fn take_in(own: MemberId, members: &Members, node: NodeId, address: &str) -> Res
     Ok(MemberChange::AddLearner(id, peer))
 }
 
-fn remove(own: MemberId, members: &Members, node: NodeId, was_member: bool) -> Result<MemberChange, Stop> {
+fn remove(
+    own: MemberId,
+    members: &Members,
+    node: NodeId,
+    was_member: bool,
+    full: &BTreeSet<NodeId>,
+) -> Result<MemberChange, Stop> {
     let id = MemberId { node, incarnation: 0 };
     let refused = |reason: String| Err(Stop::Refused(reason));
     let Some(member) = members.members.iter().find(|member| member.id == id) else {
@@ -292,10 +318,12 @@ fn remove(own: MemberId, members: &Members, node: NodeId, was_member: bool) -> R
     if !member.is_voter {
         return Ok(MemberChange::RemoveLearner(id));
     }
-    if !survives_removal(own, members, node) {
-        return refused(format!(
-            "without node {node} the voters would have no majority that answers; bring the others back first"
-        ));
+    if let Some(lack) = lack_without(own, members, node, full) {
+        let (with, mend) = match lack {
+            Lack::Answers => ("that answers", "bring the others back first"),
+            Lack::Room => ("with room on its disks", "make room on the others first"),
+        };
+        return refused(format!("without node {node} the voters would have no majority {with}; {mend}"));
     }
     let voters = members.voters.iter().copied().filter(|voter| *voter != id).collect();
     Ok(MemberChange::SetVoters(voters))
@@ -370,15 +398,18 @@ mod tests {
             (9, false, "there is no node 0000000000000009 in the cluster".to_owned()),
             (9, true, "node 0000000000000009 has been removed already".to_owned()),
         ] {
-            assert_eq!(said(remove(OWN, &three, NodeId(node), was_member)), expected);
+            assert_eq!(said(remove(OWN, &three, NodeId(node), was_member, &BTreeSet::new())), expected);
         }
         // Learners give no majority.
         let two = members(&[(2, true, "b", SILENT), (3, true, "c", SILENT), (4, false, "d", HEARD)]);
-        assert_eq!(said(remove(OWN, &two, NodeId(2), true)), no_majority(2));
+        assert_eq!(said(remove(OWN, &two, NodeId(2), true, &BTreeSet::new())), no_majority(2));
         let pair = members(&[(2, true, "b", SILENT)]);
-        assert_eq!(said(remove(OWN, &pair, NodeId(2), true)), "voters [1]");
+        assert_eq!(said(remove(OWN, &pair, NodeId(2), true, &BTreeSet::new())), "voters [1]");
         let unsettled = Members { is_settled: false, ..three };
-        assert_eq!(said(remove(OWN, &unsettled, NodeId(3), true)), UNDER_WAY);
-        assert_eq!(said(remove(OWN, &unsettled, NodeId(9), true)), "node 0000000000000009 has been removed already");
+        assert_eq!(said(remove(OWN, &unsettled, NodeId(3), true, &BTreeSet::new())), UNDER_WAY);
+        assert_eq!(
+            said(remove(OWN, &unsettled, NodeId(9), true, &BTreeSet::new())),
+            "node 0000000000000009 has been removed already"
+        );
     }
 }

@@ -220,9 +220,13 @@ pub(crate) fn create_private_dir(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
-/// Writes a file for this user alone: whole and durable, or not at all.
+/// Writes a file for this user alone: whole and durable, or not at all. One that holds the same already stays: on a full disk
+/// there may be no room for another.
 pub(crate) fn write_durably(dir: &Path, name: &str, content: &[u8]) -> anyhow::Result<()> {
     let target = dir.join(name);
+    if std::fs::read(&target).is_ok_and(|found| found == content) {
+        return sync_dir(dir);
+    }
     let temporary = dir.join(format!("{name}.new"));
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;

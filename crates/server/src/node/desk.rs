@@ -8,6 +8,7 @@
 //! 3. [`Desk::ask_leader`] is the other end: it asks the leader wherever it is, this node included.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -54,7 +55,7 @@ pub(crate) struct Desk {
     cluster_id: Arc<OnceLock<Uuid>>,
     address: String,
     suspicions: Mutex<Suspicions>,
-    census: Mutex<Census>,
+    census: Arc<Mutex<Census>>,
     shares: ShareDesk,
 }
 
@@ -75,7 +76,7 @@ impl Desk {
         let Parts { cluster_id, address, public_url, env, values, cache, peers, holder } = parts;
         let (node, process) = (values.member().node, env.random_u64());
         let lessor = Lessor::new(values.clone(), env);
-        let (suspicions, census, shares) = (Mutex::default(), Mutex::default(), ShareDesk::default());
+        let (suspicions, census, shares) = (Mutex::default(), Arc::default(), ShareDesk::default());
         Self {
             node,
             process,
@@ -120,6 +121,12 @@ impl Desk {
 
     pub(super) fn census(&self) -> MutexGuard<'_, Census> {
         self.census.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells which nodes' disks are full, whenever it is asked; on the leader.
+    pub(super) fn full_nodes(&self) -> impl Fn() -> BTreeSet<NodeId> + Send + Sync + 'static {
+        let (census, lessor) = (self.census.clone(), self.lessor.clone());
+        move || census.lock().unwrap_or_else(PoisonError::into_inner).full(lessor.now())
     }
 
     /// That this node does not lead, and who does.

@@ -138,12 +138,28 @@ pub(super) fn is_heard(member: &Member) -> bool {
     member.last_contact.is_some_and(|age| age <= CONTACT_AGE_MAX)
 }
 
-/// Whether the voters without `node` have a majority that is heard from; on the leader.
-pub(super) fn survives_removal(own: MemberId, members: &Members, node: NodeId) -> bool {
-    let rest: Vec<&Member> =
-        members.members.iter().filter(|member| member.is_voter && member.id.node != node).collect();
-    let living = rest.iter().filter(|member| member.id == own || is_heard(member)).count();
-    2 * living > rest.len()
+/// What the voters that stay would lack for going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// A majority that is heard from.
+    Answers,
+    /// A majority that is heard from and has room: the rest could commit no write, nor the change itself where one of them
+    /// has no room for what comes before it.
+    Room,
+}
+
+/// What the voters without `node` would lack; on the leader. `full` are the nodes without room on their disks.
+pub(super) fn lack_without(own: MemberId, members: &Members, node: NodeId, full: &BTreeSet<NodeId>) -> Option<Lack> {
+    let rest = || members.members.iter().filter(|member| member.is_voter && member.id.node != node);
+    let living = || rest().filter(|member| member.id == own || is_heard(member));
+    let is_majority = |count: usize| 2 * count > rest().count();
+    if !is_majority(living().count()) {
+        Some(Lack::Answers)
+    } else if !is_majority(living().filter(|member| !full.contains(&member.id.node)).count()) {
+        Some(Lack::Room)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -240,9 +256,17 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_must_leave_a_living_majority() {
+    fn a_removal_must_leave_a_living_majority_with_room() {
         let three = [member(1, true, "a", None), member(2, true, "b", HEARD), member(3, true, "c", SILENT)];
-        assert!(survives_removal(OWN, &members(&three), NodeId(3)));
-        assert!(!survives_removal(OWN, &members(&three), NodeId(2)));
+        let lack = |node, full: &[u64]| {
+            let full = full.iter().map(|node| NodeId(*node)).collect();
+            lack_without(OWN, &members(&three), NodeId(node), &full)
+        };
+        assert_eq!(lack(3, &[]), None);
+        assert_eq!(lack(2, &[]), Some(Lack::Answers));
+        assert_eq!(lack(3, &[3]), None, "what the one that goes has counts for nothing");
+        for full in [&[1][..], &[2], &[1, 2]] {
+            assert_eq!(lack(3, full), Some(Lack::Room), "{full:?}");
+        }
     }
 }

@@ -58,6 +58,25 @@ impl Server {
         Self::start_by(Command::new(INSID), dir, args, env)
     }
 
+    /// Starts a server at these addresses, public and private; returns when it says that it is ready.
+    pub(crate) fn start_at(dir: &Path, [public, private]: [SocketAddr; 2]) -> Self {
+        let addresses = [public, private].map(|address| address.to_string());
+        let mut program = Command::new(INSID);
+        program.arg("dev").arg("--data-dir").arg(dir).args(["--public", &addresses[0], "--private", &addresses[1]]);
+        let mut child = piped(program);
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let is_ready = said.any(|line| line.unwrap().contains("InsiDB is ready"));
+        if !is_ready {
+            let mut why = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+            panic!("insid ended at its start: {why}");
+        }
+        std::thread::spawn(move || drop(said.last()));
+        drain(&mut child);
+        let root_key = std::fs::read_to_string(dir.join("root.key")).unwrap().trim().to_owned();
+        Self { child, public, private, root_key, dir: dir.to_owned() }
+    }
+
     /// Starts a server that the system lets have no more than so many files open.
     pub(crate) fn start_with_files(dir: &Path, files: u32, env: &[(&str, &str)]) -> Self {
         let mut shell = Command::new("sh");
@@ -162,12 +181,12 @@ fn spawn_by(mut program: Command, dir: &Path, args: &[&str], env: &[(&str, &str)
         .arg(dir)
         .args(["--public", "127.0.0.1:0", "--private", "127.0.0.1:0"])
         .args(args)
-        .envs(env.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .envs(env.iter().copied());
+    piped(program)
+}
+
+fn piped(mut program: Command) -> Child {
+    program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Reads away what the child says, so that a full pipe never stops it; kept beside its data for a look after a failure.
