@@ -10,8 +10,12 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use axum::{Router, body::Body, http::Request, response::Response};
 use consensus::env::Env;
 use prometheus_client::metrics::counter::Counter;
-use state::{hash::StateHash, ids::NodeId};
-use storage::fs::Disk;
+use state::{
+    hash::StateHash,
+    ids::{NodeId, Position, ScopeId},
+    query::Reader,
+};
+use storage::{View, fs::Disk};
 use tokio::runtime::Handle;
 use tower::ServiceExt as _;
 use uuid::Uuid;
@@ -19,7 +23,7 @@ use uuid::Uuid;
 use crate::{
     config,
     http::{
-        App,
+        App, caller,
         layers::Peer,
         router::{Listener, router},
     },
@@ -63,6 +67,24 @@ pub struct Standing {
     pub generation: u64,
     /// Up to where it has applied the log, and what the state hashes to there.
     pub applied: Option<(u64, StateHash)>,
+}
+
+/// What a scope takes in one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The cache's generation; 0 for the Value Store.
+    pub generation: u64,
+    /// Up to where the log was applied: the entry's term and index.
+    pub term: u64,
+    /// See `term`.
+    pub index: u64,
+    /// The bytes of its live keys and values.
+    pub bytes: u64,
+}
+
+fn usage<V: View>(state: &Reader<V>, scope: ScopeId, generation: u64) -> Option<Usage> {
+    let Position { term, index, .. } = state.applied().ok()?.position?;
+    Some(Usage { generation, term, index, bytes: state.usage(scope).ok()?.bytes })
 }
 
 /// Makes the data directory of a node: the founder of a cluster, or one that joins.
@@ -125,6 +147,16 @@ impl Embedded {
             applied: group.state_hash.map(|hash| (group.applied_index, hash)),
         };
         (of(&status.values), status.cache.as_ref().map(of))
+    }
+
+    /// What an API key's data take in the Value Store, and in the Cache while the node has a member there; none when the node
+    /// does not know the key, or cannot read its state.
+    pub fn usages(&self, key: &str) -> Option<(Usage, Option<Usage>)> {
+        let values = self.node.values().local();
+        let scope = values.caller(&caller::hash(key)).ok()??.entity.scope;
+        let in_values = usage(&values, scope, 0)?;
+        let cache = self.node.cache().load_full();
+        Some((in_values, cache.and_then(|cache| usage(&cache.group.local(), scope, cache.generation))))
     }
 
     /// What the node knows of the cache group, for people: the registry, and its own member's view of the members.

@@ -19,6 +19,8 @@ use crate::{
 const MS_NS: u64 = 1_000_000;
 /// A client gives a request up after this. Longer than a node takes to answer: what comes later comes from a broken link.
 const PATIENCE_NS: u64 = 6_000 * MS_NS;
+/// A change whose answer is missing is made within this, or never: a cut holds it up, and a node gives it up in time.
+const LATE_CHANGE_NS: u64 = 20_000 * MS_NS;
 /// Keys of each kind and store that a tenant uses.
 const KEYS: u64 = 3;
 
@@ -29,9 +31,42 @@ pub(crate) struct Tenant {
     pub(crate) key: String,
     /// The greatest quota that was ever asked for: in the Value Store, in the Cache.
     pub(crate) quota_max: (u64, u64),
+    /// The quotas, while they are surely in force: since their last change was acknowledged.
+    pub(crate) quota: Option<(u64, u64)>,
+    /// Changes under way.
+    quota_changes: u32,
+    /// Until when a change of which nothing is known may still come about.
+    quota_open_until_ns: u64,
     /// When its deletion was asked for, and when it was acknowledged.
     pub(crate) deletion_called_ns: Option<u64>,
     pub(crate) deletion_acknowledged_ns: Option<u64>,
+}
+
+impl Tenant {
+    /// One with these quotas in force.
+    pub(crate) fn new(name: String, key: String, quota: (u64, u64)) -> Self {
+        Self {
+            name,
+            key,
+            quota_max: quota,
+            quota: Some(quota),
+            quota_changes: 0,
+            quota_open_until_ns: 0,
+            deletion_called_ns: None,
+            deletion_acknowledged_ns: None,
+        }
+    }
+
+    /// A change of the quotas was answered. They are known again when it was the only one, was made, and none of unknown
+    /// outcome can still come.
+    fn quota_changed(&mut self, now: u64, quota: (u64, u64), answer: Option<&Answer>) {
+        self.quota_changes -= 1;
+        match answer.map(|answer| answer.status) {
+            Some(200) if self.quota_changes == 0 && self.quota_open_until_ns < now => self.quota = Some(quota),
+            Some(200) => {}
+            _ => self.quota_open_until_ns = now + LATE_CHANGE_NS,
+        }
+    }
 }
 
 /// What a request under way is.
@@ -42,8 +77,10 @@ enum Pending {
     Usage { tenant: usize, called_ns: u64 },
     /// A page of a tenant's keys.
     Page { tenant: usize, called_ns: u64 },
-    /// A change of a tenant's quotas.
-    Limits,
+    /// A read of what a node has, which asks nobody else: of a tenant that still is one.
+    Stale { tenant: usize, called_ns: u64 },
+    /// A change of a tenant's quotas to these.
+    Limits { tenant: usize, quota: (u64, u64) },
     /// A tenant's end.
     Deletion { tenant: usize },
     /// An operator's, whose answer somebody waits for.
@@ -200,6 +237,15 @@ impl Clients {
             let pending = Pending::Page { tenant, called_ns: now };
             self.send(now, to, &key, (Method::POST, &below, Some(body)), pending);
         }
+        if self.dice.chance(100) {
+            self.ask_stale(now, tenant);
+        }
+    }
+
+    fn ask_stale(&mut self, now: u64, tenant: usize) {
+        let (to, key) = (self.any_node(), self.tenants[tenant].key.clone());
+        let below = format!("{}?key=key%200&consistency=stale", path::VS);
+        self.send(now, to, &key, (Method::GET, &below, None), Pending::Stale { tenant, called_ns: now });
     }
 
     fn any_node(&mut self) -> Place {
@@ -242,13 +288,17 @@ impl Clients {
     /// Changes a tenant's quotas, at any node.
     pub(crate) fn change_limits(&mut self, now: u64, tenant: usize, disk: u64, memory: u64) {
         let (to, root) = (self.any_node(), self.root_key.clone());
-        let max = &mut self.tenants[tenant].quota_max;
+        let of_tenant = &mut self.tenants[tenant];
+        let max = &mut of_tenant.quota_max;
         *max = (max.0.max(disk), max.1.max(memory));
+        of_tenant.quota = None;
+        of_tenant.quota_changes += 1;
         let body = json!({
             "api_key": self.tenants[tenant].key,
             "limits": {"bytes_on_disk": disk, "bytes_in_memory": memory},
         });
-        self.send(now, to, &root, (Method::POST, path::ADMIN_LIMITS_SET, Some(body)), Pending::Limits);
+        let pending = Pending::Limits { tenant, quota: (disk, memory) };
+        self.send(now, to, &root, (Method::POST, path::ADMIN_LIMITS_SET, Some(body)), pending);
     }
 
     fn answered(&mut self, now: u64, id: u64, pending: Pending, answer: Option<Answer>) {
@@ -269,7 +319,8 @@ impl Clients {
                     self.check_page(tenant, &page);
                 }
             }
-            Pending::Limits => {}
+            Pending::Stale { tenant, called_ns } => drop(self.served(tenant, called_ns, &answer)),
+            Pending::Limits { tenant, quota } => self.tenants[tenant].quota_changed(now, quota, answer.as_ref()),
             Pending::Deletion { tenant } => {
                 let done = answer.is_some_and(|answer| [200, 404].contains(&answer.status));
                 let tenant = &mut self.tenants[tenant];

@@ -100,7 +100,7 @@ impl Host {
     }
 
     /// The node's id: another one after each loss of the disk.
-    fn node(&self) -> u64 {
+    pub(crate) fn node(&self) -> u64 {
         1 + self.place as u64 + 100 * self.wipes
     }
 

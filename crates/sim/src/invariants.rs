@@ -4,6 +4,7 @@ use std::fmt;
 
 pub(crate) mod contents;
 pub(crate) mod leaders;
+pub(crate) mod quotas;
 pub(crate) mod states;
 
 /// What did not hold.
@@ -26,6 +27,8 @@ pub enum Invariant {
     OneLeader,
     /// Members that have applied the same entries have the same state.
     EqualStates,
+    /// No accepted write raises usage above the quota that it was admitted under.
+    Quota,
     /// All nodes show the same, usage is what a recount finds, and a page has exactly the keys that are there.
     Contents,
     /// No answer shows what it must not: another tenant's keys, a deleted tenant's, more than a quota.

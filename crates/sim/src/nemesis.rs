@@ -23,7 +23,7 @@ pub(crate) enum Fault {
     CutOneWay,
     /// The network is slow.
     SlowNetwork,
-    /// The network loses messages.
+    /// The network loses messages, and delivers some twice.
     LossyNetwork,
     /// A disk stands still.
     StallDisk,
@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     LoseDisk,
     /// A wall clock is set wrong.
     SetWallClock,
+    /// A node is removed from the cluster; it comes back as another.
+    RemoveNode,
     /// A node is restarted in order.
     Restart,
     /// The leadership is handed over.
@@ -64,6 +66,7 @@ const FAULTS: &[(Fault, u64)] = &[
     (Fault::RotDisk, 3),
     (Fault::LoseDisk, 2),
     (Fault::SetWallClock, 3),
+    (Fault::RemoveNode, 3),
     (Fault::Restart, 5),
     (Fault::Transfer, 5),
     (Fault::ChangeLimits, 6),

@@ -4,7 +4,8 @@
 //! 1. It stands where gRPC stands: below are connections that neither lose, double nor reorder what one stream carries. So
 //!    what a bad network does is to hold things up for long, to break a connection with what is under way on it, and to
 //!    leave it open whether a question arrived. Questions are independent of each other: they overtake each other and
-//!    streams.
+//!    streams. A bad one delivers questions twice where that must do no harm: all but those that carry commands, which
+//!    nothing below the transport ever sends again.
 //! 2. What is sent into a cut is lost, or held until the cut heals, however late that is.
 //! 3. Everything is received on the runtime of the host that it is for, in the host's own slice of time.
 
@@ -16,7 +17,10 @@ use std::{
 
 use axum::{body::Body, http::Request};
 use bytes::Bytes;
-use consensus::transport::wire::{Route, WireError};
+use consensus::transport::{
+    message::is_idempotent,
+    wire::{Route, WireError},
+};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use server::{
     embed::Embedded,
@@ -49,6 +53,8 @@ pub(crate) struct Weather {
     pub(crate) delay_us: (u64, u64),
     /// How many of a thousand messages are lost.
     pub(crate) loss_per_mille: u64,
+    /// How many of a thousand questions arrive twice.
+    pub(crate) doubled_per_mille: u64,
 }
 
 /// The answer to an HTTP request.
@@ -59,9 +65,19 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
+#[derive(Clone)]
 enum Asked {
     Group(Route, Bytes),
     Node(Box<Ask>),
+}
+
+impl Asked {
+    fn may_arrive_twice(&self) -> bool {
+        match self {
+            Self::Group(_, question) => is_idempotent(question),
+            Self::Node(_) => true,
+        }
+    }
 }
 
 enum Reply {
@@ -206,6 +222,18 @@ impl State {
         if !is_stream && self.dice.chance(self.weather.loss_per_mille) {
             return;
         }
+        if let Parcel::Call { asked, .. } = &parcel
+            && asked.may_arrive_twice()
+            && self.dice.chance(self.weather.doubled_per_mille)
+        {
+            // Nobody waits for the answer to the second one.
+            let double = Parcel::Call { id: self.id(), asked: asked.clone() };
+            self.deliver(from, to, double);
+        }
+        self.deliver(from, to, parcel);
+    }
+
+    fn deliver(&mut self, from: Place, to: Place, parcel: Parcel) {
         let (low, high) = self.weather.delay_us;
         let mut at = self.now_ns + 1_000 * self.dice.between(low, high);
         if let Some(lane) = parcel.lane() {

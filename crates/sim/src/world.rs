@@ -6,13 +6,21 @@ use api::path;
 use axum::http::Method;
 use insidb_oracle::Store;
 use serde_json::{Value, json};
+use server::embed::{Standing, Usage};
 
 use crate::{
     clients::{Clients, Tenant, keys},
     dice::Dice,
     entropy::Simulated,
     host::{Host, SECRET, address},
-    invariants::{Invariant, Violation, contents, contents::Shown, holds, leaders::Leaders, states::States},
+    invariants::{
+        Invariant, Violation, contents,
+        contents::Shown,
+        holds,
+        leaders::Leaders,
+        quotas::{self, Quotas},
+        states::States,
+    },
     nemesis::{Fault, Nemesis},
     network::{Answer, Net, Place, Weather},
     trace::Trace,
@@ -23,6 +31,8 @@ const MS_NS: u64 = 1_000_000;
 const TICK_NS: u64 = MS_NS;
 /// When the simulated time begins, in milliseconds since the Unix epoch.
 const EPOCH_MS: u64 = 1_800_000_000_000;
+/// The greatest quota that a tenant gets: about what its keys and values weigh, so that it is met again and again.
+const QUOTA_BYTES_MAX: u64 = 700;
 /// How often invariants of the nodes' states are looked at.
 const LOOK_TICKS: u64 = 16;
 /// How long the cluster may take to form, and to serve again behind the faults.
@@ -33,7 +43,9 @@ const ANSWER_WAIT_MS: u64 = 2_000;
 const NO_ROOM: &str = "no space left on the disk";
 /// What a node says whose log is empty and should not be.
 const EMPTY_LOG: &str = "its log is empty: it was lost";
-const FINE: Weather = Weather { delay_us: (50, 900), loss_per_mille: 0 };
+/// What a node says that was removed.
+const REMOVED: &str = "was removed from the cluster";
+const FINE: Weather = Weather { delay_us: (50, 900), loss_per_mille: 0, doubled_per_mille: 0 };
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -107,14 +119,17 @@ struct World {
     trace: Trace,
     leaders: Leaders,
     states: States,
+    quotas: Quotas,
     ends: BTreeMap<(u64, u64), End>,
     faults: BTreeMap<String, u64>,
     generations: u64,
-    /// A disk was lost, or rots: another one would be a majority's.
+    /// A disk was lost, or rots, or a node was removed: another one would be a majority's.
     has_lost_disk: bool,
     /// Whose disk may have failed: it may end by itself.
     may_end: Vec<bool>,
     rotten: Option<Place>,
+    /// Whose removal was asked for, once in a run.
+    removed: Option<Place>,
     _home: tempfile::TempDir,
 }
 
@@ -143,12 +158,14 @@ impl World {
             trace: options.trace.clone(),
             leaders: Leaders::default(),
             states: States::default(),
+            quotas: Quotas::default(),
             ends: BTreeMap::new(),
             faults: BTreeMap::new(),
             generations: 0,
             has_lost_disk: false,
             may_end: vec![false; nodes],
             rotten: None,
+            removed: None,
             _home: home,
         }
     }
@@ -235,6 +252,30 @@ impl World {
                 self.generations = self.generations.max(standing.generation);
             }
         }
+        self.look_at_quotas()
+    }
+
+    fn look_at_quotas(&mut self) -> Result<(), Violation> {
+        for (index, tenant) in self.clients.tenants.iter().enumerate() {
+            let Some(quota) = tenant.quota.filter(|_| tenant.deletion_called_ns.is_none()) else {
+                self.quotas.forget(index);
+                continue;
+            };
+            let (mut of_values, mut of_cache) = (Vec::new(), Vec::new());
+            for host in &self.hosts {
+                let Some(app) = host.app() else { continue };
+                let (in_values, in_cache) = app.standing();
+                let Some(usages) = app.usages(&tenant.key) else { continue };
+                let shown = |Usage { generation, term, index, bytes }, standing: Option<Standing>| {
+                    let leads = standing.is_some_and(|it| self.leaders.is_newest(it) && it.term == term);
+                    (host.place, quotas::Shown { generation, index, usage_bytes: bytes, leads })
+                };
+                of_values.push(shown(usages.0, Some(in_values)));
+                of_cache.extend(usages.1.map(|usage| shown(usage, in_cache)));
+            }
+            self.quotas.see(index, Store::Values, quota.0, &of_values)?;
+            self.quotas.see(index, Store::Cache, quota.1, &of_cache)?;
+        }
         Ok(())
     }
 
@@ -247,13 +288,13 @@ impl World {
         let is_rotten = self.rotten == Some(place) || (self.hosts[place].was_wiped() && reason.contains(EMPTY_LOG));
         // A store that is there is opened on a full disk; a new one needs room.
         let lacks_room = reason.contains(NO_ROOM) && !self.hosts[place].has_store();
-        holds(reason.is_empty() || self.may_end[place] || is_rotten || lacks_room, Invariant::NoPanic, || {
-            format!("node {place} has ended by itself: {reason}")
-        })?;
+        let is_removed = self.removed == Some(place) && reason.contains(REMOVED);
+        let may_end = reason.is_empty() || self.may_end[place] || is_rotten || is_removed || lacks_room;
+        holds(may_end, Invariant::NoPanic, || format!("node {place} has ended by itself: {reason}"))?;
         self.hosts[place].end(&self.net, None);
-        if is_rotten {
+        if is_rotten || is_removed {
             // What the documentation says: an empty directory, and it joins as another.
-            self.rotten = None;
+            self.rotten = self.rotten.filter(|_| !is_rotten);
             self.hosts[place].wipe();
         }
         self.may_end[place] = false;
@@ -307,11 +348,12 @@ impl World {
                 self.later(100, 4_000, End::Heal);
             }
             Fault::SlowNetwork => {
-                self.net.set_weather(Weather { delay_us: (1_000, 1_000 * dice.between(5, 120)), loss_per_mille: 0 });
+                self.net.set_weather(Weather { delay_us: (1_000, 1_000 * dice.between(5, 120)), ..FINE });
                 self.later(200, 3_000, End::Calm);
             }
             Fault::LossyNetwork => {
-                self.net.set_weather(Weather { delay_us: (50, 5_000), loss_per_mille: dice.between(10, 150) });
+                let (loss_per_mille, doubled_per_mille) = (dice.between(10, 150), dice.between(0, 300));
+                self.net.set_weather(Weather { delay_us: (50, 5_000), loss_per_mille, doubled_per_mille });
                 self.later(200, 3_000, End::Calm);
             }
             Fault::StallDisk if is_up => {
@@ -341,6 +383,14 @@ impl World {
                 self.hosts[place].wipe();
                 self.later(20, 500, End::Start(place));
             }
+            Fault::RemoveNode if nodes > 2 && may_lose && self.removed.is_none() => {
+                // No disk may be lost then: of three nodes two are left.
+                self.has_lost_disk = true;
+                self.removed = Some(place);
+                let (now, node) = (self.now_ns, json!({ "node": format!("{:016x}", self.hosts[place].node()) }));
+                let asked = usize::try_from(dice.below(nodes as u64)).expect("a place");
+                self.clients.administer(now, asked, (Method::POST, path::CLUSTER_REMOVE, Some(node)));
+            }
             Fault::SetWallClock => {
                 let offset = i64::try_from(dice.below(7_200_000)).expect("small") - 3_600_000;
                 self.hosts[place].set_wall_clock(offset);
@@ -352,7 +402,7 @@ impl World {
                 self.clients.administer(now, place, (Method::POST, path::CLUSTER_TRANSFER, Some(json!({}))));
             }
             Fault::ChangeLimits => {
-                let (disk, memory) = (dice.between(0, 3_000), dice.between(0, 3_000));
+                let (disk, memory) = (dice.between(0, QUOTA_BYTES_MAX), dice.between(0, QUOTA_BYTES_MAX));
                 let tenant = usize::try_from(dice.below(self.clients.tenants.len() as u64)).expect("an index");
                 self.clients.change_limits(self.now_ns, tenant, disk, memory);
             }
@@ -492,19 +542,13 @@ impl World {
         let name = format!("tenant {}", self.clients.tenants.len());
         let made = self.insist(0, None, (Method::POST, path::ADMIN_CREATE, Some(json!({"key_name": name}))))?;
         let key = made["key"].as_str().unwrap_or_default().to_owned();
-        let quota = (self.dice.between(500, 4_000), self.dice.between(500, 4_000));
+        let quota = (self.dice.between(150, QUOTA_BYTES_MAX), self.dice.between(150, QUOTA_BYTES_MAX));
         let limits = json!({
             "api_key": key,
             "limits": {"bytes_on_disk": quota.0, "bytes_in_memory": quota.1, "rate_per_second_data_limit": 1_000_000},
         });
         self.insist(0, None, (Method::POST, path::ADMIN_LIMITS_SET, Some(limits)))?;
-        self.clients.tenants.push(Tenant {
-            name,
-            key,
-            quota_max: quota,
-            deletion_called_ns: None,
-            deletion_acknowledged_ns: None,
-        });
+        self.clients.tenants.push(Tenant::new(name, key, quota));
         Ok(())
     }
 

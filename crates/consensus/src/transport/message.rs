@@ -38,6 +38,12 @@ pub(crate) enum Question {
     ReadIndex,
 }
 
+/// Whether a question does nothing more when it is asked a second time. All are so but those that carry commands: of these
+/// each is sent once, and never again when its answer is missing.
+pub fn is_idempotent(question: &[u8]) -> bool {
+    matches!(decode::<Question>(question), Ok(question) if !matches!(question, Question::Propose(_)))
+}
+
 /// Commands for the leader.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Forwarded {

@@ -12,6 +12,13 @@ use crate::network::Place;
 pub(crate) struct Leaders(BTreeMap<(u64, u64), Place>);
 
 impl Leaders {
+    /// Whether a node leads the newest term of its group.
+    pub(crate) fn is_newest(&self, standing: Standing) -> bool {
+        let of_group = (standing.generation, 0)..=(standing.generation, u64::MAX);
+        let newest = self.0.range(of_group).next_back().map(|((_, term), _)| *term);
+        standing.is_leader && newest == Some(standing.term)
+    }
+
     /// Takes up where a node stands.
     pub(crate) fn see(&mut self, place: Place, standing: Standing) -> Result<(), Violation> {
         if !standing.is_leader {
