@@ -1,7 +1,8 @@
 //! The way of a follower's commands to the leader.
 //!
-//! 1. What waits goes together as one message, as an entry would: up to as many commands and bytes; several messages are
-//!    under way at a time, and nothing waits for a timer.
+//! 1. What waits goes together as one message, as an entry would: up to as many commands and bytes, where scopes take turns
+//!    (`turns.rs`); several messages are under way at a time, and nothing waits for a timer. Large commands go apart from
+//!    small ones, since a message is answered when all in it is done: else the small ones would wait for the large.
 //! 2. Each command carries how long its caller still waits. The leader queues each on its own, and answers each.
 //! 3. Once this member knows another leader, the answer of the old one is not waited for.
 //! 4. A message that could not be sent, and a leader that says that it is none, prove that nothing was appended: the
@@ -22,31 +23,57 @@ use tokio::{
 
 use crate::{
     Error,
-    submit::{Answer as Answered, Failed, Queue, Waiting, fill},
+    submit::{Answer as Answered, Failed, Queue},
     transport::{
         message::{Answer, Forwarded, Question},
         network::Peers,
         wire::WireError,
     },
+    turns::{Turns, Waiting},
     types::{MemberId, Peer, TypeConfig},
 };
 
 /// What changes with the leader and the members alone, not with each entry.
 type Metrics = WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>;
 
-/// Messages that may be under way.
-const MESSAGES_IN_FLIGHT_MAX: usize = 16;
+/// Messages of small commands that may be under way.
+const SMALL_IN_FLIGHT_MAX: usize = 16;
+/// Messages of large commands that may be under way.
+const LARGE_IN_FLIGHT_MAX: usize = 8;
+/// From this size on a command is large, in bytes.
+const LARGE_BYTES: usize = 64 * 1024;
 /// Commands that may wait to be sent.
 const QUEUED_COMMANDS_MAX: usize = 16_384;
 /// What the leader's answer may take on its way, beside the time that the commands have.
 const WAY_BACK: Duration = Duration::from_millis(200);
 
+/// Which of the two ways a command goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    Small,
+    Large,
+}
+
+impl Size {
+    /// That of a command of so many bytes.
+    pub(crate) fn of(bytes: usize) -> Self {
+        if bytes < LARGE_BYTES { Self::Small } else { Self::Large }
+    }
+}
+
 /// Sends commands to whoever leads.
 pub(crate) struct Forwarder {
     peers: Peers,
     metrics: Metrics,
-    /// The way to the leader that was last known.
-    current: Mutex<Option<(MemberId, Peer, Queue)>>,
+    /// The ways to the leader that was last known.
+    current: Mutex<Option<Ways>>,
+}
+
+struct Ways {
+    leader: MemberId,
+    peer: Peer,
+    small: Queue,
+    large: Queue,
 }
 
 impl Forwarder {
@@ -54,19 +81,25 @@ impl Forwarder {
         Self { peers, metrics, current: Mutex::new(None) }
     }
 
-    /// The queue to this leader. The task behind it ends when nobody holds its queue any more.
-    pub(crate) fn queue(&self, leader: MemberId, peer: &Peer) -> Queue {
+    /// The queue to this leader for commands of this size. The task behind it ends when nobody holds its queue any more.
+    pub(crate) fn queue(&self, leader: MemberId, peer: &Peer, size: Size) -> Queue {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*current {
-            Some((id, at, queue)) if *id == leader && at == peer => queue.clone(),
-            Some(_) | None => {
-                let (queue, waiting) = mpsc::channel(QUEUED_COMMANDS_MAX);
-                let way = Way { peers: self.peers.clone(), metrics: self.metrics.clone(), leader, peer: peer.clone() };
-                tokio::spawn(way.send(waiting));
-                *current = Some((leader, peer.clone(), queue.clone()));
-                queue
-            }
+        let known = current.take().filter(|ways| ways.leader == leader && ways.peer == *peer);
+        let ways = current.insert(known.unwrap_or_else(|| self.ways(leader, peer)));
+        match size {
+            Size::Small => ways.small.clone(),
+            Size::Large => ways.large.clone(),
         }
+    }
+
+    fn ways(&self, leader: MemberId, peer: &Peer) -> Ways {
+        let begin = |in_flight_max| {
+            let (queue, waiting) = mpsc::channel(QUEUED_COMMANDS_MAX);
+            let way = Way { peers: self.peers.clone(), metrics: self.metrics.clone(), leader, peer: peer.clone() };
+            tokio::spawn(way.send(Turns::new(waiting), in_flight_max));
+            queue
+        };
+        Ways { leader, peer: peer.clone(), small: begin(SMALL_IN_FLIGHT_MAX), large: begin(LARGE_IN_FLIGHT_MAX) }
     }
 }
 
@@ -81,20 +114,11 @@ struct Way {
 
 impl Way {
     /// Sends what comes into the queue, until nobody holds it any more.
-    async fn send(self, mut queue: mpsc::Receiver<Waiting>) {
-        let in_flight = Arc::new(Semaphore::new(MESSAGES_IN_FLIGHT_MAX));
-        let mut carried = None;
-        loop {
-            let first = match carried.take() {
-                Some(first) => first,
-                None => match queue.recv().await {
-                    Some(first) => first,
-                    None => return,
-                },
-            };
+    async fn send(self, mut turns: Turns, in_flight_max: usize) {
+        let in_flight = Arc::new(Semaphore::new(in_flight_max));
+        while turns.wait().await {
             let permit = in_flight.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let (together, left) = fill(first, &mut queue);
-            carried = left;
+            let together = turns.take();
             let way = self.clone();
             tokio::spawn(async move {
                 way.send_together(together).await;

@@ -28,6 +28,7 @@ pub mod snapshot;
 mod state_machine;
 mod submit;
 pub mod transport;
+mod turns;
 pub mod types;
 mod watchdog;
 

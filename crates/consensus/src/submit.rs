@@ -2,9 +2,10 @@
 //!
 //! 1. [`Group::submit`] finds out who leads. Where this member does, [`Group::propose`] queues the command, or refuses it
 //!    before anything has happened; else it goes to the leader (`forward.rs`).
-//! 2. The batcher takes what has queued up while earlier entries were in flight and makes one entry of it: up to
-//!    [`BATCH_COMMANDS_MAX`] commands or [`BATCH_BYTES_MAX`] bytes, stamped with the leader's time. Nothing waits
-//!    for a timer: an idle group proposes a lone command at once.
+//! 2. The batcher takes what has queued up while earlier entries were in flight and makes one entry of it, up to
+//!    `BATCH_COMMANDS_MAX` commands or `BATCH_BYTES_MAX` bytes, where scopes take turns (`turns.rs`), stamped with the
+//!    leader's time. Nothing waits for a timer: an idle group proposes a lone command at once. No scope's large commands
+//!    hold more of what may wait than they leave free.
 //! 3. When the entry is applied, each proposer gets its own outcome.
 //! 4. Where it is proved that nothing was appended since the leader has changed, the command comes back and looks for the
 //!    new one.
@@ -14,18 +15,16 @@
 //! so none is ever applied twice. Whatever else goes wrong behind the proposal is [`Error::OutcomeUnknown`].
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
 use openraft::{Raft, async_runtime::watch::WatchReceiver as _, errors::ClientWriteError, raft::ClientWriteResult};
 use state::{
-    bounds::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX},
     command::{Batch, Command},
+    ids::ScopeId,
     outcome::Outcome,
 };
 use storage::Engine;
@@ -38,9 +37,10 @@ use crate::{
     Error,
     checkpoint::Gate,
     env::Env,
-    forward::Forwarder,
+    forward::{Forwarder, Size},
     group::Group,
     state_machine::Machine,
+    turns::{Turns, Waiting},
     types::{Callback, MemberId, Peer, Proposal, TypeConfig},
 };
 
@@ -69,15 +69,6 @@ impl From<Error> for Failed {
 }
 
 pub(crate) type Answer = Result<Outcome, Failed>;
-
-/// A command on its way into the log.
-pub(crate) struct Waiting {
-    pub(crate) command: Command,
-    pub(crate) bytes: usize,
-    /// Until when its caller waits.
-    pub(crate) deadline: Instant,
-    pub(crate) answer: oneshot::Sender<Answer>,
-}
 
 /// What becomes of a command on a member that does not lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +113,7 @@ impl<E: Engine> Group<E> {
                 Leader::Itself => self.enqueue_here(command, deadline).await,
                 Leader::Other(id, _) if on_follower == OnFollower::Refuse => return Err(Error::NotLeader(Some(id))),
                 Leader::Other(id, peer) => {
-                    let queue = self.submitter().forwarder.queue(id, &peer);
+                    let queue = self.submitter().forwarder.queue(id, &peer, Size::of(command.weight_bytes()));
                     self.enqueue(&queue, command, deadline).await
                 }
                 Leader::Nobody => Err(Failed { error: Error::NoLeader, command: Some(Box::new(command)) }),
@@ -212,7 +203,7 @@ pub(crate) struct Submitter {
     local: Queue,
     /// To whoever leads.
     forwarder: Forwarder,
-    queued_bytes: Arc<AtomicUsize>,
+    queued: Queued,
     /// What the batcher takes a permit of for each entry until it is answered.
     in_flight: Arc<Semaphore>,
     gate: Arc<Gate>,
@@ -228,9 +219,10 @@ impl Submitter {
     ) -> Self {
         let (local, queue) = mpsc::channel(QUEUED_COMMANDS_MAX);
         let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
-        let batcher = Batcher { raft, queue, carried: None, in_flight: in_flight.clone(), gate: gate.clone(), env };
+        let turns = Turns::new(queue);
+        let batcher = Batcher { raft, turns, in_flight: in_flight.clone(), gate: gate.clone(), env };
         tokio::spawn(batcher.run());
-        Self { local, forwarder, queued_bytes: Arc::new(AtomicUsize::new(0)), in_flight, gate }
+        Self { local, forwarder, queued: Queued::default(), in_flight, gate }
     }
 
     /// Waits until what this member has proposed is answered.
@@ -243,7 +235,7 @@ impl Submitter {
     /// Queues `command` and waits for its outcome. Dropping the future may leave it applied or not.
     async fn enqueue(&self, queue: &Queue, command: Command, deadline: Instant) -> Answer {
         let bytes = command.weight_bytes();
-        let _queued = Queued::new(&self.queued_bytes, bytes).ok_or(Error::Overloaded)?;
+        let _place = self.queued.take(command.scope(), bytes).ok_or(Error::Overloaded)?;
         let (answer, outcome) = oneshot::channel();
         match queue.try_send(Waiting { command, bytes, deadline, answer }) {
             Ok(()) => outcome.await.unwrap_or(Err(Error::OutcomeUnknown.into())),
@@ -253,23 +245,60 @@ impl Submitter {
     }
 }
 
+/// How much waits, in bytes.
+#[derive(Default)]
+struct Queued(Mutex<QueuedBytes>);
+
+#[derive(Default)]
+struct QueuedBytes {
+    all: usize,
+    /// Those of large commands.
+    of_scopes: HashMap<ScopeId, usize>,
+}
+
 /// Bytes that count as waiting until it is dropped.
-struct Queued<'a> {
-    queued_bytes: &'a AtomicUsize,
+struct Place<'a> {
+    queued: &'a Queued,
+    /// Whose they are, where they count against a scope.
+    scope: Option<ScopeId>,
     bytes: usize,
 }
 
-impl<'a> Queued<'a> {
-    /// None when too many wait already.
-    fn new(queued_bytes: &'a AtomicUsize, bytes: usize) -> Option<Self> {
-        let queued = Self { queued_bytes, bytes };
-        (queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= QUEUED_BYTES_MAX).then_some(queued)
+impl Queued {
+    /// None when too many wait already, or a scope's large commands would hold more than is left: one tenant's alone half of
+    /// it, those of two a third each, so that there is always room for who comes next.
+    fn take(&self, scope: Option<ScopeId>, bytes: usize) -> Option<Place<'_>> {
+        let scope = scope.filter(|_| Size::of(bytes) == Size::Large);
+        let mut queued = self.lock();
+        let left = QUEUED_BYTES_MAX.checked_sub(queued.all + bytes)?;
+        if let Some(scope) = scope {
+            let of_scope = queued.of_scopes.get(&scope).copied().unwrap_or_default() + bytes;
+            if of_scope > left {
+                return None;
+            }
+            queued.of_scopes.insert(scope, of_scope);
+        }
+        queued.all += bytes;
+        Some(Place { queued: self, scope, bytes })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueuedBytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Queued<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.queued_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let mut queued = self.queued.lock();
+        queued.all -= self.bytes;
+        if let Some(scope) = self.scope
+            && let Entry::Occupied(mut of_scope) = queued.of_scopes.entry(scope)
+        {
+            *of_scope.get_mut() -= self.bytes;
+            if *of_scope.get() == 0 {
+                of_scope.remove();
+            }
+        }
     }
 }
 
@@ -284,9 +313,7 @@ pub(crate) fn goes_on_a_full_disk(command: &Command) -> bool {
 
 struct Batcher<E: Engine> {
     raft: Raft<TypeConfig, Machine<E>>,
-    queue: mpsc::Receiver<Waiting>,
-    /// A command that did not fit into the last entry: the first of the next.
-    carried: Option<Waiting>,
+    turns: Turns,
     in_flight: Arc<Semaphore>,
     gate: Arc<Gate>,
     env: Arc<dyn Env>,
@@ -294,25 +321,12 @@ struct Batcher<E: Engine> {
 
 impl<E: Engine> Batcher<E> {
     async fn run(mut self) {
-        while let Some(first) = self.next().await {
+        while self.turns.wait().await {
             let permit = self.in_flight.clone().acquire_owned().await.expect("the semaphore is never closed");
             self.gate.room().await;
-            let entry = self.fill(first);
+            let entry = self.turns.take();
             self.propose(entry, permit).await;
         }
-    }
-
-    async fn next(&mut self) -> Option<Waiting> {
-        match self.carried.take() {
-            Some(waiting) => Some(waiting),
-            None => self.queue.recv().await,
-        }
-    }
-
-    fn fill(&mut self, first: Waiting) -> Vec<Waiting> {
-        let (entry, carried) = fill(first, &mut self.queue);
-        self.carried = carried;
-        entry
     }
 
     async fn propose(&mut self, entry: Vec<Waiting>, permit: OwnedSemaphorePermit) {
@@ -340,21 +354,6 @@ impl<E: Engine> Batcher<E> {
     }
 }
 
-/// What goes together: `first`, and what else is waiting now, within the bounds; and the one that did not fit any more.
-pub(crate) fn fill(first: Waiting, queue: &mut mpsc::Receiver<Waiting>) -> (Vec<Waiting>, Option<Waiting>) {
-    let mut bytes = first.bytes;
-    let mut entry = vec![first];
-    while entry.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
-        let Ok(waiting) = queue.try_recv() else { break };
-        if bytes + waiting.bytes > BATCH_BYTES_MAX {
-            return (entry, Some(waiting));
-        }
-        bytes += waiting.bytes;
-        entry.push(waiting);
-    }
-    (entry, None)
-}
-
 /// Gives each proposer its own outcome.
 fn distribute(answers: Vec<oneshot::Sender<Answer>>, proposed: &Batch, result: ClientWriteResult<TypeConfig>) {
     match result {
@@ -379,5 +378,31 @@ fn distribute(answers: Vec<oneshot::Sender<Answer>>, proposed: &Batch, result: C
                 drop(answer.send(Err(Error::OutcomeUnknown.into())));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn no_scopes_large_commands_hold_more_than_they_leave() {
+        const LARGE: usize = 1 << 20;
+        let queued = Queued::default();
+        let scope = |number: u128| Some(ScopeId(Uuid::from_u128(number)));
+        let fill = |scope: Option<ScopeId>, bytes: usize| -> Vec<Place<'_>> {
+            std::iter::from_fn(|| queued.take(scope, bytes)).collect()
+        };
+        let alone = fill(scope(1), LARGE);
+        assert_eq!(alone.len(), QUEUED_BYTES_MAX / LARGE / 2, "half of it");
+        assert_eq!(fill(scope(2), LARGE).len(), QUEUED_BYTES_MAX / LARGE / 4, "there is room for who comes next");
+        assert!(queued.take(scope(1), 100).is_some(), "small ones are let in");
+        assert!(queued.take(None, LARGE).is_some(), "what is nobody's counts against all alone");
+        drop(alone);
+        assert_eq!(queued.lock().all, 0);
+        assert!(queued.lock().of_scopes.is_empty());
+        assert_eq!(fill(scope(3), 100).len(), QUEUED_BYTES_MAX / 100, "the bound on all");
     }
 }

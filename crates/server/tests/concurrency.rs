@@ -1,10 +1,18 @@
-//! 64 clients on one key: one winner, exact sums, exact books, one revision for each accepted write.
+//! 64 clients on one key: one winner, exact sums, exact books, one revision for each accepted write. And clients of two
+//! tenants, of whom one brings far more bytes.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod harness;
 
-use std::{collections::BTreeSet, sync::Barrier};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use harness::{Answer, Client, Server};
 use serde_json::json;
@@ -142,4 +150,49 @@ fn usage_is_exact_under_concurrent_writes() {
         }
         assert_eq!(client.get("/limits").json()["usage"][field], json!(0), "{store}: everything is given back");
     }
+}
+
+/// In the order of arrival a small write would wait as long as the large ones before it do.
+#[test]
+fn one_tenants_large_values_do_not_hold_up_anothers_small_ones() {
+    const LARGE_CLIENTS: usize = 32;
+    const LARGE_WRITES: usize = 6;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let (large_key, small_key) = (server.create_key("large"), server.create_key("small"));
+    let value = "x".repeat(1_000_000);
+    let busy = AtomicUsize::new(LARGE_CLIENTS);
+    let set = |client: &mut Client, name: &str, value: &str| {
+        let begin = Instant::now();
+        let answer = client.post("/vs", json!({"key": name, "value": value}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        begin.elapsed()
+    };
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let (large, small) = std::thread::scope(|scope| {
+        let large: Vec<_> = (0..LARGE_CLIENTS)
+            .map(|id| {
+                let (mut client, busy, value, set) = (server.client(&large_key), &busy, &value, &set);
+                scope.spawn(move || {
+                    let name = format!("large{id}");
+                    let times: Vec<Duration> = (0..LARGE_WRITES).map(|_| set(&mut client, &name, value)).collect();
+                    busy.fetch_sub(1, Ordering::AcqRel);
+                    times
+                })
+            })
+            .collect();
+        let mut client = server.client(&small_key);
+        let mut small = Vec::new();
+        // While all of them write: the last ones have nobody before them.
+        while busy.load(Ordering::Acquire) == LARGE_CLIENTS {
+            small.push(set(&mut client, "small", "v"));
+        }
+        (large.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>(), small)
+    });
+    let (large, small) = (median(large), median(small));
+    println!("a large write took {large:?}, a small one beside it {small:?}");
+    assert!(small * 3 < large, "a large write took {large:?}, a small one beside it {small:?}");
 }

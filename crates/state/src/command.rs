@@ -227,6 +227,14 @@ pub enum Registry {
 }
 
 impl Command {
+    /// Whose data it writes; none for what operators and the groups themselves change.
+    pub fn scope(&self) -> Option<ScopeId> {
+        match self {
+            Self::Data(data) | Self::Admitted(Admitted { data, .. }) => Some(data.scope),
+            Self::Admin(_) | Self::Cleanup(_) | Self::Registry(_) | Self::Fence(_) => None,
+        }
+    }
+
     /// About how many bytes the command takes in memory and in the log: what queues and batches count.
     pub fn weight_bytes(&self) -> usize {
         /// Ids, lengths and the like, rounded up.
