@@ -58,10 +58,11 @@ overload *ARGS:
     cargo build --release --bin insid --bin insidb-overload
     target/release/insidb-overload {{ARGS}}
 
-# The measurements of docs/benchmarks.md (needs redis-server, redis-benchmark and wrk).
-bench:
-    cargo build --release --bin insid
-    bench/run.py
+# One node beside Redis, etcd and a bare handler, as far as they are there: see bench/README.md. For example
+# `just bench --rounds 2 --seconds 3 --connections 1,64 --values 100`.
+bench *ARGS:
+    cargo build --release -p insidb-server --bin insid --example bare
+    bench/run.py {{ARGS}}
 
 # The measurements of three nodes (needs wrk): a killed leader, speeds beside a single node, a snapshot's cost.
 bench-cluster:

@@ -11,8 +11,10 @@ Usage: bench/cluster.py [--rounds N] [--seconds N] [--connections 1,16,64,256] [
 
 import argparse, pathlib, shutil, statistics, tempfile, threading, time
 
+from load import DONE, script as lua, wrk
 from local import Cluster
-from run import KEYS, LUA, wrk
+
+KEYS = 10_000
 
 # The operations, and the store whose group's leader each is about.
 OPERATIONS = {"set": "/vs", "cache set": "/cache", "get": "/vs"}
@@ -25,10 +27,6 @@ request = function()
   n = n + 1
   return wrk.format("POST", "/db/api/v1/vs", nil, string.format('{"key":"row:%%015d","value":"%%s"}', n, value))
 end
-done = function(summary)
-  local e = summary.errors
-  io.write(string.format("ERRORS %%d\\n", e.connect + e.read + e.write + e.status + e.timeout))
-end
 """
 
 
@@ -36,7 +34,7 @@ def scripts(scratch, key, tag):
     found = {}
     for name in ("fill", *OPERATIONS):
         found[name] = scratch / f"{tag}-{name.replace(' ', '-')}.lua"
-        found[name].write_text(LUA % (KEYS, key, name))
+        found[name].write_text(lua(KEYS, 100, name, key=key))
     return found
 
 
@@ -60,9 +58,10 @@ def speeds(arguments, scratch):
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
     for connections in arguments.connections:
         for operation in OPERATIONS:
-            base = statistics.median(row[0] for row in found[operation, connections, "single node"])
+            base = statistics.median(row["rate"] for row in found[operation, connections, "single node"])
             for name in TARGETS:
-                rate, p50, p99 = (statistics.median(column) for column in zip(*found[operation, connections, name]))
+                runs = found[operation, connections, name]
+                rate, p50, p99 = (statistics.median(run[field] for run in runs) for field in ("rate", "p50", "p99"))
                 print(f"| {operation} | {connections} | {name} | {rate:,.0f} | {p50:.3f} | {p99:.3f} | {rate / base:.2f} |")
 
 
@@ -72,9 +71,9 @@ def snapshot(arguments, scratch):
         follower = next(node for node in cluster.nodes if node is not leader)
         fill, rows = scratch / "rows.lua", 0
         while rows < arguments.snapshot_keys:
-            fill.write_text(FILL_LUA % (cluster.key, rows))
+            fill.write_text(FILL_LUA % (cluster.key, rows) + DONE)
             # A run is never shorter than it says: at least so many rows are new.
-            rows += int(wrk(leader.public, fill, 64, 5)[0] * 5)
+            rows += int(wrk(leader.public, fill, 64, 5)["rate"] * 5)
         cluster.await_whole()
         script = scripts(scratch, cluster.key, "beside")["set"]
         phases = [("before", measured(leader, script, arguments.seconds))]
@@ -103,7 +102,7 @@ def snapshot(arguments, scratch):
         print("| durable set, 16 connections | seconds | /s | p50 ms | p99 ms | p99 ms of the worst second |")
         print("| --- | ---: | ---: | ---: | ---: | ---: |")
         for name, runs in phases:
-            rates, p50s, p99s = zip(*runs)
+            rates, p50s, p99s = ([run[field] for run in runs] for field in ("rate", "p50", "p99"))
             print(f"| {name} | {len(runs)} | {statistics.median(rates):,.0f} | {statistics.median(p50s):.2f} "
                   f"| {statistics.median(p99s):.2f} | {max(p99s):.2f} |")
 

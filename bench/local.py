@@ -2,9 +2,9 @@
 
 import json, os, pathlib, signal, subprocess, time, urllib.error, urllib.request
 
-from run import ROOT, free_port, wait_for
+from peers import BUILT, free_port, wait_for
 
-BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "insid"
+BINARY = BUILT / "insid"
 ENVIRONMENT = {**os.environ, "INSIDB_INSTANCE_SECRET": "the-bench's-own-secret", "INSIDB_LOG_LEVEL": "warn"}
 
 

@@ -1,146 +1,141 @@
 #!/usr/bin/env python3
-"""First measurements: InsiDB over HTTP (wrk) beside Redis that syncs each write (redis-benchmark).
+"""InsiDB beside its peers on one node: see README.md in this folder.
 
-Starts both on free loopback ports, fills 10,000 keys of 20 bytes with values of 100 bytes, then measures get, set
-and cache set at 1 and 64 connections in interleaved rounds, and prints medians and ratios as a Markdown table.
-Needs: a release build of insid, redis-server, redis-benchmark, wrk. Usage: bench/run.py [--rounds N] [--seconds N]
+Each round does all the work on each peer in turn (A B C A B C), so that whatever the machine does in the meantime is in all of
+them. Reported are the medians of the rounds, and the ratios of medians.
 """
 
-import argparse, csv, io, json, os, pathlib, re, signal, socket, statistics, subprocess, tempfile, time, urllib.request
+import argparse, json, os, pathlib, platform, statistics, subprocess, tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-KEYS = 10_000
+import load, peers, pictures
 
-LUA = """
-local keys = %d
-wrk.headers["Authorization"] = "Bearer %s"
-local value = string.rep("x", 100)
-local which = "%s"
-local next_key = 0
-request = function()
-  next_key = next_key + 1
-  local key = string.format("key:%%016d", which == "fill" and next_key %% keys or math.random(0, keys - 1))
-  if which == "get" then return wrk.format("GET", "/db/api/v1/vs?key=" .. key) end
-  local path = which == "cache set" and "/db/api/v1/cache" or "/db/api/v1/vs"
-  return wrk.format("POST", path, nil, '{"key":"' .. key .. '","value":"' .. value .. '"}')
-end
-local thread_seed = os.time()
-setup = function(thread) thread:set("id", thread_seed); thread_seed = thread_seed + 1 end
-init = function() math.randomseed(id) end
-done = function(summary)
-  local e = summary.errors
-  io.write(string.format("ERRORS %%d\\n", e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(what, condition):
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise SystemExit(f"timed out waiting for {what}")
-
-
-def post(url, key, body):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Authorization": f"Bearer {key}"})
-    with urllib.request.urlopen(request) as answer:
-        return json.loads(answer.read() or b"{}")
-
-
-def start_insid(scratch, create_key=True):
-    data = scratch / "insid"
-    binary = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "insid"
-    child = subprocess.Popen(
-        [binary, "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "INSIDB_LOG_LEVEL": "warn"})
-    addresses = wait_for("insid", lambda: (data / "addresses.json").exists() and json.loads((data / "addresses.json").read_text()))
-    if not create_key:
-        return child, addresses["public"], None
-    root = (data / "root.key").read_text().strip()
-    admin = f"http://{addresses['private']}/db/api/v1/admin"
-    made = post(f"{admin}/api/create", root, {"key_name": "bench"})
-    post(f"{admin}/limits/set", root, {"key_uuid": made["key_uuid"], "limits": {"rate_per_second_data_limit": 100_000_000}})
-    return child, addresses["public"], made["key"]
-
-
-def start_redis(scratch):
-    port = free_port()
-    child = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", scratch, "--save", "",
-         "--appendonly", "yes", "--appendfsync", "always"], stdout=subprocess.DEVNULL)
-    wait_for("redis", lambda: subprocess.run(["redis-cli", "-p", str(port), "ping"], capture_output=True).returncode == 0)
-    return child, port
-
-
-def wrk(address, script, connections, seconds):
-    out = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, f"http://{address}/"],
-                         capture_output=True, text=True, check=True).stdout
-    errors = int(re.search(r"ERRORS (\d+)", out)[1])
-    if errors:
-        raise SystemExit(f"wrk saw {errors} errors:\n{out}")
-    unit = {"us": 0.001, "ms": 1, "s": 1000}
-    def percentile(name):
-        value, suffix = re.search(rf"{name}%\s+([\d.]+)(us|ms|s)", out).groups()
-        return float(value) * unit[suffix]
-    return float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1]), percentile(50), percentile(99)
-
-
-def redis_benchmark(port, test, connections, seconds):
-    requests = int(seconds * (60_000 if connections > 1 or test == "get" else 6_000))
-    out = subprocess.run(["redis-benchmark", "-p", str(port), "-t", test, "-c", str(connections), "-n", str(requests),
-                          "-d", "100", "-r", str(KEYS), "--csv"], capture_output=True, text=True, check=True).stdout
-    row = list(csv.DictReader(io.StringIO(out)))[0]
-    return float(row["rps"]), float(row["p50_latency_ms"]), float(row["p99_latency_ms"])
+# What each operation of InsiDB is measured beside.
+BESIDE = {
+    "set": ["redis-fsync", "etcd", "bare"],
+    "get": ["bare", "redis-fsync", "etcd"],
+    "cache set": ["bare", "redis-memory"],
+    "cache get": ["bare", "redis-memory"],
+}
 
 
 def main():
-    arguments = argparse.ArgumentParser()
+    arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seconds", type=int, default=5)
+    arguments.add_argument("--connections", default="1,16,64,256,1024")
+    arguments.add_argument("--values", default="100,1024,65536", help="bytes of a value")
+    arguments.add_argument("--keys", type=int, default=10_000)
+    arguments.add_argument("--operations", default=",".join(BESIDE))
+    arguments.add_argument("--peers", default=",".join(peers.PEERS))
+    arguments.add_argument("--out", type=pathlib.Path, default=peers.ROOT / "target" / "bench", help="where results and pictures go")
     arguments = arguments.parse_args()
+    work = [(operation, int(value_bytes), int(connections))
+            for value_bytes in arguments.values.split(",")
+            for connections in arguments.connections.split(",")
+            for operation in arguments.operations.split(",")]
+    found = {}
+    syncs = []
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
-        insid, address, key = start_insid(scratch)
-        redis, port = start_redis(scratch)
+        started = peers.start(arguments.peers.split(","), scratch)
         try:
-            measure(arguments, scratch, address, key, port)
+            runner = Runner(scratch, arguments.keys, arguments.seconds)
+            for value_bytes in dict.fromkeys(value_bytes for _, value_bytes, _ in work):
+                for peer in started.values():
+                    runner.fill(peer, value_bytes)
+                for _ in range(arguments.rounds):
+                    syncs += peers.fdatasync_seconds(scratch, 1)
+                    for operation, _, connections in (each for each in work if each[1] == value_bytes):
+                        for name in ["insid", *BESIDE[operation]]:
+                            if name in started:
+                                run = runner.run(started[name], operation, value_bytes, connections)
+                                found.setdefault((operation, value_bytes, connections, name), []).append(run)
         finally:
-            for child in (insid, redis):
-                child.send_signal(signal.SIGTERM)
-                child.wait()
+            for peer in started.values():
+                peer.stop()
+    report(arguments, found, syncs)
 
 
-def measure(arguments, scratch, address, key, port):
-    scripts = {}
-    for name in ("fill", "get", "set", "cache set"):
-        scripts[name] = scratch / f"{name.replace(' ', '-')}.lua"
-        scripts[name].write_text(LUA % (KEYS, key, name))
-    wrk(address, scripts["fill"], 64, 5)
-    redis_benchmark(port, "set", 64, 3)
-    peers = {"get": "get", "set": "set", "cache set": "set"}
-    found = {}
-    for _ in range(arguments.rounds):
-        for connections in (1, 64):
-            for name, peer in peers.items():
-                found.setdefault((name, connections, "insid"), []).append(wrk(address, scripts[name], connections, arguments.seconds))
-                found.setdefault((name, connections, "redis"), []).append(redis_benchmark(port, peer, connections, arguments.seconds))
-    print("| operation | connections | InsiDB /s | p50 ms | p99 ms | Redis, fsync always /s | p50 ms | p99 ms | ratio |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for connections in (1, 64):
-        for name in peers:
-            ours, theirs = (
-                [statistics.median(column) for column in zip(*found[name, connections, which])] for which in ("insid", "redis"))
-            print(f"| {name} | {connections} | {ours[0]:,.0f} | {ours[1]:.3f} | {ours[2]:.3f} "
-                  f"| {theirs[0]:,.0f} | {theirs[1]:.3f} | {theirs[2]:.3f} | {ours[0] / theirs[0]:.2f} |")
+class Runner:
+    def __init__(self, scratch, keys, seconds):
+        self.scratch, self.keys, self.seconds = scratch, keys, seconds
+        # What a peer did in a second: redis-benchmark takes a number of requests, no time.
+        self.rates = {}
+
+    def fill(self, peer, value_bytes):
+        """All keys, with values of this size."""
+        if peer.protocol == "redis":
+            load.redis_benchmark(peer.port, "set", self.keys, value_bytes, 64, 5 * self.keys)
+        elif peer.name != "bare":
+            for operation in ("fill", "cache fill") if peer.name == "insid" else ("fill",):
+                seconds = self.seconds
+                # A run goes through the keys from the first on: it has to get round.
+                while self.wrk(peer, operation, value_bytes, 64, seconds)["requests"] < self.keys:
+                    seconds *= 2
+
+    def wrk(self, peer, operation, value_bytes, connections, seconds):
+        path = self.scratch / "script.lua"
+        path.write_text(load.script(self.keys, value_bytes, operation, peer.name, peer.key))
+        return load.wrk(peer.address, path, connections, seconds)
+
+    def run(self, peer, operation, value_bytes, connections):
+        cpu_before = peer.cpu_seconds()
+        if peer.protocol == "redis":
+            work = (peer.name, operation, value_bytes, connections)
+            requests = int(self.rates.get(work, 1_000) * self.seconds)
+            if work not in self.rates:
+                self.rates[work] = load.redis_benchmark(peer.port, operation, self.keys, value_bytes, connections, requests)["rate"]
+                cpu_before = peer.cpu_seconds()
+                requests = int(self.rates[work] * self.seconds)
+            found = load.redis_benchmark(peer.port, operation, self.keys, value_bytes, connections, requests)
+            self.rates[work] = found["rate"]
+        else:
+            found = self.wrk(peer, operation, value_bytes, connections, self.seconds)
+        found["cpu_us"] = (peer.cpu_seconds() - cpu_before) / found["requests"] * 1e6
+        found["resident_mib"] = peer.resident_bytes() / (1 << 20)
+        return found
+
+
+def median(runs, field):
+    values = [run[field] for run in runs if run[field] is not None]
+    return statistics.median(values) if values else None
+
+
+def report(arguments, found, syncs):
+    rows = []
+    for (operation, value_bytes, connections, name), runs in found.items():
+        row = {"operation": operation, "value_bytes": value_bytes, "connections": connections, "peer": name, "rounds": len(runs)}
+        row |= {field: median(runs, field) for field in ("rate", "p50", "p99", "p999", "cpu_us", "resident_mib")}
+        ours = median(found[operation, value_bytes, connections, "insid"], "rate") \
+            if (operation, value_bytes, connections, "insid") in found else None
+        row["insid_ratio"] = ours / row["rate"] if ours else None
+        rows.append(row)
+    sync_us = {"p50": syncs[len(syncs) // 2] * 1e6, "rate": len(syncs) / sum(syncs)} if (syncs := sorted(syncs)) else None
+    machine = {"cores": os.cpu_count(), "kernel": platform.release(), "fdatasync": sync_us,
+               "commit": subprocess.run(["git", "-C", peers.ROOT, "describe", "--always", "--dirty"],
+                                        capture_output=True, text=True).stdout.strip()}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    table = markdown(rows)
+    (arguments.out / "results.md").write_text(table)
+    for path in pictures.draw(rows, arguments.out):
+        print(f"picture: {path}")
+    if sync_us:
+        print(f"a bare fdatasync: {sync_us['p50']:.0f} us in the median, {sync_us['rate']:,.0f} a second")
+    print(table, end="")
+
+
+def markdown(rows):
+    def number(value, digits):
+        return "" if value is None else f"{value:,.{digits}f}"
+    lines = ["| operation | value | connections | of | /s | p50 ms | p99 ms | p99.9 ms | CPU us | MiB | InsiDB's rate to it |",
+             "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        lines.append(
+            f"| {row['operation']} | {row['value_bytes']:,} | {row['connections']:,} | {row['peer']} | {number(row['rate'], 0)} "
+            f"| {number(row['p50'], 3)} | {number(row['p99'], 3)} | {number(row['p999'], 3)} | {number(row['cpu_us'], 1)} "
+            f"| {number(row['resident_mib'], 0)} | {'' if row['peer'] == 'insid' else number(row['insid_ratio'], 2)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

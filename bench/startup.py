@@ -9,7 +9,7 @@ Needs: a release build of insid, wrk. Usage: bench/startup.py [--keys N]
 
 import argparse, json, pathlib, re, signal, subprocess, tempfile, time
 
-from run import post, start_insid, wait_for
+from peers import post, start_insid, wait_for
 
 LUA = """
 wrk.headers["Authorization"] = "Bearer %s"

@@ -1,0 +1,59 @@
+//! The bare limit that `bench/run.py` measures `insid` beside: an HTTP server that reads the same requests and writes the same
+//! answers, and stores nothing.
+//!
+//! It listens on a free port of loopback and says on standard output which.
+
+use axum::{Json, Router, extract::Query, routing::get, serve::ListenerExt as _};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+/// A body of `set`.
+#[derive(Deserialize)]
+struct Set {
+    key: String,
+    value: String,
+}
+
+/// The query of `get`.
+#[derive(Deserialize)]
+struct Get {
+    key: String,
+}
+
+#[derive(Serialize)]
+struct Done {
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+struct Found {
+    data: &'static str,
+}
+
+const VALUE: &str =
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+
+async fn set(Json(Set { key, value }): Json<Set>) -> Json<Done> {
+    // What is read is used, or it could be left out.
+    std::hint::black_box((key, value));
+    Json(Done { status: "ok" })
+}
+
+async fn found(Query(Get { key }): Query<Get>) -> Json<Found> {
+    std::hint::black_box(key);
+    Json(Found { data: VALUE })
+}
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    #[allow(clippy::print_stdout, reason = "whoever starts it reads the address there")]
+    {
+        println!("{}", listener.local_addr()?);
+    }
+    let routes = || get(found).post(set);
+    let app = Router::new().route("/db/api/v1/vs", routes()).route("/db/api/v1/cache", routes());
+    // As insid does it: answers do not wait for more to send.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    axum::serve(listener, app).await
+}
