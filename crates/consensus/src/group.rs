@@ -398,12 +398,13 @@ impl<E: Engine> Group<E> {
         self.inner.gate.disk_full()
     }
 
-    /// Notes whether a majority of the voters has said that its disk is full. Until it is taken back, this member refuses at
+    /// Notes whether so many voters have full disks, or are silent beside one that has, that nothing which needs room can be
+    /// committed. Until it is taken back, this member refuses at
     /// once what needs room, if it leads: nothing of it could be committed.
     pub fn note_majority_full(&self, is_full: bool) {
         if self.inner.gate.note_majority_full(is_full) {
             if is_full {
-                tracing::error!("the disks of a majority are full: writes are refused until one of them has room");
+                tracing::error!("no majority has room on its disks: writes are refused until there is room");
             } else {
                 tracing::info!("a majority has room again: writes go on");
             }

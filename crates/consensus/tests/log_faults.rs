@@ -59,6 +59,9 @@ fn used(content: &[u8]) -> usize {
 /// The block that the witness takes.
 const WITNESS_BYTES: u64 = 4_096;
 
+/// How long anything may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 #[test]
 fn a_flipped_bit_before_the_mark_is_refused_with_its_place() {
     logs::runtime().block_on(async {
@@ -387,6 +390,30 @@ fn on_a_full_disk_the_rest_of_the_segment_is_for_votes_and_what_is_vital() {
         disk.set_capacity(None);
         eventually("the disk has room", || log.has_room_for(12_000, false)).await;
         append(&mut log, 12_000).await;
+        log.close().unwrap();
+    });
+}
+
+#[test]
+fn what_there_is_room_for_is_written_however_fast_it_comes_and_the_disk_fills() {
+    logs::runtime().block_on(async {
+        let (disk, mut log) = with_room_for_two_segments().await;
+        let mut waiting = Vec::new();
+        let begin = Instant::now();
+        while !log.disk_full() || log.has_room_for(12_300, false) {
+            if log.has_room_for(12_300, false) {
+                let entry = logs::entry(1, waiting.len() as u64, 12_000);
+                waiting.push(logs::start_append(&mut log, vec![entry]).await.unwrap());
+            } else {
+                tokio::task::yield_now().await;
+            }
+            assert!(begin.elapsed() < PATIENCE, "the disk does not fill");
+        }
+        assert!(waiting.len() > 4, "{}", waiting.len());
+        for written in waiting {
+            tokio::time::timeout(PATIENCE, written).await.expect("it was let in without room").unwrap().unwrap();
+        }
+        disk.set_capacity(None);
         log.close().unwrap();
     });
 }

@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use harness::{Client, cluster::Cluster, wait_for};
@@ -177,6 +178,39 @@ fn a_removal_is_answered_by_the_node_that_goes() {
         assert_eq!(status, 200, "leads: {leads}: {reason}");
         assert_eq!(cluster.await_end(gone), Some(1));
     }
+}
+
+/// A removal waits for three seconds until its node's lease has run out. Of those who stay one dies meanwhile: the change
+/// would be begun and could not be finished, and nothing would be served until that one is back.
+#[test]
+fn a_removal_is_refused_when_one_that_stays_dies_while_it_waits() {
+    let mut cluster = Cluster::start(3);
+    let (key, _) = cluster.create_key(0, "tenant");
+    let leader = cluster.leader();
+    let [gone, stays] = others(&cluster, leader)[..] else { unreachable!("there are three") };
+    let removal = json!({ "node": cluster.id(gone) });
+    let begin = Instant::now();
+    let (status, reason) = thread::scope(|scope| {
+        let (asked, address, root) = (cluster.nodes[leader].private, removal.to_string(), cluster.root_key.clone());
+        let removing = scope.spawn(move || {
+            let answer = Client::connect(asked).key(&root).request("POST", "/admin/cluster/remove", &address);
+            (answer.status, answer.text().to_owned())
+        });
+        // Late in the wait: it is noticed only when a second and a half have passed since it was last heard.
+        wait_for("the moment", || (begin.elapsed() > Duration::from_millis(2_300)).then_some(()));
+        cluster.kill(stays);
+        removing.join().unwrap()
+    });
+    assert!(status == 409 && reason.contains("no majority that answers"), "{status} {reason}");
+    let set = json!({"key": "k", "value": "v"});
+    assert_eq!(cluster.client(leader, &key).post("/vs", set.clone()).status, 200);
+    wait_for("the node that was to go to have a lease again", || {
+        (cluster.client(gone, &key).post("/vs", set.clone()).status == 200).then_some(())
+    });
+    cluster.restart(stays);
+    cluster.await_voters();
+    let (status, reason) = change(&cluster, leader, "remove", &removal);
+    assert_eq!(status, 200, "{reason}");
 }
 
 #[test]

@@ -292,12 +292,15 @@ impl LocalLog for DiskLog {
     }
 
     fn has_room_for(&self, bytes: u64, vital: bool) -> bool {
-        if !self.disk_full() {
-            return true;
-        }
-        let live = self.shared.live();
         let kept_bytes = self.segment_bytes / if vital { KEPT_FOR_VOTES } else { KEPT_FOR_VITAL };
-        live.free_bytes >= live.queued_bytes.saturating_add(bytes).saturating_add(kept_bytes)
+        let (free_bytes, queued_bytes) = {
+            let live = self.shared.live();
+            (live.free_bytes, live.queued_bytes)
+        };
+        // That no disk was found full says nothing of a segment that is not made yet. What the end of the present one is too
+        // short for is lost to it: no more than the largest entry. Looked at second: a turn in between counts too little.
+        let next_bytes = if self.shared.files.has_next() { self.segment_bytes / 4 * 3 } else { 0 };
+        free_bytes.saturating_add(next_bytes) >= queued_bytes.saturating_add(bytes).saturating_add(kept_bytes)
     }
 
     fn tail_bytes(&self) -> u64 {

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 
 use crate::node::data_dir::write_durably;
@@ -66,6 +67,8 @@ impl Authority {
         let made = || {
             let key = KeyPair::generate()?;
             let mut node = CertificateParams::new(names)?;
+            node.distinguished_name = DistinguishedName::new();
+            node.distinguished_name.push(DnType::CommonName, "InsiDB node");
             node.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             let certificate = node.signed_by(&key, &self.issuer)?.pem();
             Ok::<_, rcgen::Error>(Pair { certificate, key: key.serialize_pem() })

@@ -51,10 +51,12 @@ impl Entry {
     }
 }
 
-/// Whether so many of the voters are full that nothing which needs room can be committed.
-fn is_majority_full(voters: &BTreeSet<MemberId>, full: &BTreeSet<NodeId>) -> bool {
-    let with_room = voters.iter().filter(|voter| !full.contains(&voter.node)).count();
-    2 * with_room <= voters.len()
+/// Whether nothing that needs room can be committed, since so many of the voters are full, or are full or silent.
+fn lacks_room(own: MemberId, members: &[Member], full: &BTreeSet<NodeId>) -> bool {
+    let voters = || members.iter().filter(|member| member.is_voter);
+    let is_full = |member: &Member| full.contains(&member.id.node);
+    let fit = voters().filter(|member| (member.id == own || is_heard(member)) && !is_full(member)).count();
+    voters().any(is_full) && 2 * fit <= voters().count()
 }
 
 /// What is known of a process.
@@ -112,7 +114,7 @@ pub(super) async fn mind_full_disks(values: Group<DiskEngine>, desk: Arc<Desk>) 
     loop {
         looks.tick().await;
         let leads = values.status().is_leader;
-        values.note_majority_full(leads && is_majority_full(&values.members().voters, &full_nodes()));
+        values.note_majority_full(leads && lacks_room(values.member(), &values.members().members, &full_nodes()));
         if !(values.is_disk_full() && leads) {
             continue;
         }
@@ -158,19 +160,35 @@ mod tests {
         }
         assert_eq!(census.full(now), [NodeId(1), NodeId(3)].into());
         assert_eq!(census.full(now + CONTACT_AGE_MAX * 2), BTreeSet::new(), "that was a while ago");
-        let voters = |nodes: &[u64]| nodes.iter().map(|node| MemberId::from(*node)).collect();
-        let full = [NodeId(1), NodeId(3)].into();
+    }
+
+    #[test]
+    fn a_majority_needs_room_and_life() {
+        // Nodes 1, the leader, and 3 are full; 9 is silent, and 8 as well, but no voter.
+        let (own, full) = (MemberId::from(1), [NodeId(1), NodeId(3)].into());
+        let member = |node: &u64| Member {
+            id: MemberId::from(*node),
+            peer: Peer::default(),
+            is_voter: *node != 8,
+            matched_index: Some(1),
+            last_contact: (*node < 8).then_some(Duration::from_millis(10)),
+        };
         for (nodes, expected) in [
             (&[1][..], true),
-            (&[2], false),
             (&[1, 2], true),
             (&[1, 2, 4], false),
+            (&[1, 2, 4, 8], false),
             (&[1, 2, 3], true),
+            (&[1, 2, 9], true),
+            (&[1, 2, 4, 5, 9], false),
             (&[1, 2, 3, 4], true),
             (&[1, 2, 3, 4, 5], false),
         ] {
-            assert_eq!(is_majority_full(&voters(nodes), &full), expected, "{nodes:?}");
+            let members: Vec<Member> = nodes.iter().map(member).collect();
+            assert_eq!(lacks_room(own, &members, &full), expected, "{nodes:?}");
         }
+        let none_is_full: Vec<Member> = [1, 9, 9].iter().map(member).collect();
+        assert!(!lacks_room(own, &none_is_full, &BTreeSet::new()), "that is a lack of another kind");
     }
 
     #[test]

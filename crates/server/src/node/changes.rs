@@ -9,16 +9,17 @@ use std::{
 };
 
 use consensus::{
-    ChangeError, Member, MemberChange, Members,
+    ChangeError, Group, Member, MemberChange, Members,
     types::{MemberId, Peer},
 };
-use state::ids::NodeId;
+use state::{ids::NodeId, registry::NodeChange};
+use storage::disk::DiskEngine;
 use tokio::time::{Instant, sleep};
 
 use super::{
     desk::Desk,
     membership::{Lack, is_heard, lack_without},
-    timing::{CACHE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_WAIT_MAX, LOOK, RENEWAL_WAIT_MAX},
+    timing::{CACHE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_WAIT_MAX, LOOK, RENEWAL_WAIT_MAX, STEP_WAIT_MAX},
 };
 use crate::peer::message::{Ask, Change, Condemned, Newcomer, Told};
 
@@ -32,6 +33,32 @@ enum Stop {
     Done,
     /// It must not be made, with the reason.
     Refused(String),
+    /// It is half done: it is decided when that has come to an end.
+    HalfDone,
+}
+
+/// What is known of a node that is no member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// It never was one.
+    Stranger,
+    /// It has left the Value Store a moment ago, and the Cache has not followed yet.
+    Leaving,
+    /// It was removed.
+    Gone,
+}
+
+impl Past {
+    fn of(values: &Group<DiskEngine>, node: NodeId) -> Self {
+        let registry = values.local().registry().unwrap_or_default();
+        if registry.nodes.contains_key(&node) || registry.unsettled == Some(NodeChange::Removed(node)) {
+            Self::Leaving
+        } else if registry.removed.contains(&node) {
+            Self::Gone
+        } else {
+            Self::Stranger
+        }
+    }
 }
 
 impl Desk {
@@ -101,29 +128,37 @@ impl Desk {
 
     async fn remove(&self, node: NodeId) -> Told {
         if node == self.node {
-            return self.leave_to_another().await;
+            self.await_majority_without(node).await;
+            // Decided before the leadership moves for nothing; the next leader decides again.
+            let lack = lack_without(self.values.member(), &self.values.members(), node, &self.full_nodes()());
+            return match lack {
+                Some(lack) if self.values.members().voters.len() > 1 => Told::Refused(lack.reason(node)),
+                Some(_) | None => self.leave_to_another().await,
+            };
         }
-        // Who was removed a moment ago is in the cache's node set still.
-        let was_member = self
-            .values
-            .local()
-            .registry()
-            .is_ok_and(|registry| registry.removed.contains(&node) || registry.nodes.contains_key(&node));
         let Ok(under_way) = self.removal.clone().try_lock_owned() else { return Told::Refused(UNDER_WAY.to_owned()) };
         self.await_majority_without(node).await;
-        let (own, full_nodes) = (self.values.member(), self.full_nodes());
-        // The second half of the change may be made by `membership.rs`: what was begun here and is done is no refusal.
+        let (own, values, full_nodes) = (self.values.member(), self.values.clone(), self.full_nodes());
+        // The second half of the change may be made by `membership.rs`, here or on the next leader: what was begun and is done
+        // is no refusal.
         let is_begun = AtomicBool::new(false);
         let decide = move |members: &Members| {
             // Held for as long as the change may be made, also when nobody waits for it any more.
             let _ = &under_way;
             let is_member = members.members.iter().any(|member| member.id.node == node);
-            if !is_member && is_begun.load(Ordering::Relaxed) {
+            if is_begun.load(Ordering::Relaxed) && !is_member {
                 return Err(Stop::Done);
             }
-            let change = remove(own, members, node, was_member, &full_nodes())?;
-            is_begun.store(true, Ordering::Relaxed);
-            Ok(change)
+            let decided = remove(own, members, node, Past::of(&values, node), &full_nodes());
+            match &decided {
+                Ok(_) | Err(Stop::HalfDone) => is_begun.store(true, Ordering::Relaxed),
+                // It is the change that was begun here.
+                Err(Stop::Refused(_)) if is_begun.load(Ordering::Relaxed) && !members.is_settled => {
+                    return Err(Stop::HalfDone);
+                }
+                Err(Stop::Done | Stop::Refused(_)) => {}
+            }
+            decided
         };
         match self.carry_out(decide).await {
             Told::Done => self.await_out_of_cache(node).await,
@@ -179,12 +214,19 @@ impl Desk {
         if self.lessor.confirm(RENEWAL_WAIT_MAX).await.is_none() {
             return if self.values.status().is_leader { Told::Refused(UNHEARD.to_owned()) } else { self.leader() };
         }
-        let lessor = self.lessor.clone();
+        let (lessor, values) = (self.lessor.clone(), self.values.clone());
         let changed = tokio::spawn(async move {
+            let until = Instant::now() + STEP_WAIT_MAX;
             loop {
                 match lessor.change(&decide).await {
                     // Somebody else was quicker: what is to be done is decided anew.
                     Ok(Err(ChangeError::Overtaken)) => {}
+                    // It may be the second half of this one, of which no refusal must be made.
+                    Ok(Err(ChangeError::UnderWay)) | Err(Stop::HalfDone)
+                        if values.status().is_leader && Instant::now() < until =>
+                    {
+                        sleep(LOOK).await;
+                    }
                     other => return other,
                 }
             }
@@ -192,9 +234,10 @@ impl Desk {
         match changed.await {
             Ok(Ok(Ok(())) | Err(Stop::Done)) => Told::Done,
             Ok(Ok(Err(ChangeError::NotLeader | ChangeError::Overtaken))) => self.leader(),
-            Ok(Ok(Err(ChangeError::UnderWay))) => Told::Refused(UNDER_WAY.to_owned()),
             Ok(Err(Stop::Refused(reason))) => Told::Refused(reason),
-            Ok(Ok(Err(ChangeError::OutcomeUnknown))) | Err(_) => Told::Unknown,
+            Ok(Ok(Err(ChangeError::UnderWay | ChangeError::OutcomeUnknown)) | Err(Stop::HalfDone)) | Err(_) => {
+                Told::Unknown
+            }
         }
     }
 
@@ -218,6 +261,12 @@ impl Desk {
         // The attempt itself would cost the group its writes for as long as it is waited for.
         if target != own && !members.members.iter().any(|member| member.id == target && is_heard(member)) {
             return Told::Refused(format!("node {} does not answer; nothing was changed", target.node));
+        }
+        if self.full_nodes()().contains(&target.node) {
+            return Told::Refused(format!(
+                "node {}'s disk is full: make room there first; nothing was changed",
+                target.node
+            ));
         }
         // The cache's first: once another node leads the Value Store, the answer comes from there.
         if let Err(reason) = self.transfer_cache_from_its_leader(target.node).await {
@@ -300,18 +349,22 @@ fn remove(
     own: MemberId,
     members: &Members,
     node: NodeId,
-    was_member: bool,
+    past: Past,
     full: &BTreeSet<NodeId>,
 ) -> Result<MemberChange, Stop> {
     let id = MemberId { node, incarnation: 0 };
     let refused = |reason: String| Err(Stop::Refused(reason));
     let Some(member) = members.members.iter().find(|member| member.id == id) else {
-        return refused(if was_member {
-            format!("node {node} has been removed already")
-        } else {
-            format!("there is no node {node} in the cluster")
-        });
+        return match past {
+            Past::Leaving => Err(Stop::Done),
+            Past::Gone => refused(format!("node {node} has been removed already")),
+            Past::Stranger => refused(format!("there is no node {node} in the cluster")),
+        };
     };
+    if !members.is_settled && member.is_voter && !members.voters.contains(&id) {
+        // This very removal, which another leader has begun.
+        return Err(Stop::HalfDone);
+    }
     if !members.is_settled {
         return refused(UNDER_WAY.to_owned());
     }
@@ -319,11 +372,7 @@ fn remove(
         return Ok(MemberChange::RemoveLearner(id));
     }
     if let Some(lack) = lack_without(own, members, node, full) {
-        let (with, mend) = match lack {
-            Lack::Answers => ("that answers", "bring the others back first"),
-            Lack::Room => ("with room on its disks", "make room on the others first"),
-        };
-        return refused(format!("without node {node} the voters would have no majority {with}; {mend}"));
+        return refused(lack.reason(node));
     }
     let voters = members.voters.iter().copied().filter(|voter| *voter != id).collect();
     Ok(MemberChange::SetVoters(voters))
@@ -361,6 +410,7 @@ mod tests {
             }
             Ok(MemberChange::RemoveLearner(id)) => format!("remove learner {}", id.node.0),
             Err(Stop::Done) => "done".to_owned(),
+            Err(Stop::HalfDone) => "half done".to_owned(),
             Err(Stop::Refused(reason)) => reason,
         }
     }
@@ -391,25 +441,28 @@ mod tests {
             format!("without node {node} the voters would have no majority that answers; bring the others back first")
         };
         let three = members(&[(2, true, "b", HEARD), (3, true, "c", SILENT), (4, false, "d", HEARD)]);
-        for (node, was_member, expected) in [
-            (3, true, "voters [1, 2]".to_owned()),
-            (2, true, no_majority(2)),
-            (4, false, "remove learner 4".to_owned()),
-            (9, false, "there is no node 0000000000000009 in the cluster".to_owned()),
-            (9, true, "node 0000000000000009 has been removed already".to_owned()),
+        let remove = |members: &Members, node, past| said(remove(OWN, members, NodeId(node), past, &BTreeSet::new()));
+        for (node, past, expected) in [
+            (3, Past::Leaving, "voters [1, 2]".to_owned()),
+            (2, Past::Leaving, no_majority(2)),
+            (4, Past::Stranger, "remove learner 4".to_owned()),
+            (9, Past::Stranger, "there is no node 0000000000000009 in the cluster".to_owned()),
+            (9, Past::Gone, "node 0000000000000009 has been removed already".to_owned()),
+            (9, Past::Leaving, "done".to_owned()),
         ] {
-            assert_eq!(said(remove(OWN, &three, NodeId(node), was_member, &BTreeSet::new())), expected);
+            assert_eq!(remove(&three, node, past), expected);
         }
         // Learners give no majority.
         let two = members(&[(2, true, "b", SILENT), (3, true, "c", SILENT), (4, false, "d", HEARD)]);
-        assert_eq!(said(remove(OWN, &two, NodeId(2), true, &BTreeSet::new())), no_majority(2));
+        assert_eq!(remove(&two, 2, Past::Leaving), no_majority(2));
         let pair = members(&[(2, true, "b", SILENT)]);
-        assert_eq!(said(remove(OWN, &pair, NodeId(2), true, &BTreeSet::new())), "voters [1]");
+        assert_eq!(remove(&pair, 2, Past::Leaving), "voters [1]");
         let unsettled = Members { is_settled: false, ..three };
-        assert_eq!(said(remove(OWN, &unsettled, NodeId(3), true, &BTreeSet::new())), UNDER_WAY);
-        assert_eq!(
-            said(remove(OWN, &unsettled, NodeId(9), true, &BTreeSet::new())),
-            "node 0000000000000009 has been removed already"
-        );
+        assert_eq!(remove(&unsettled, 3, Past::Leaving), UNDER_WAY);
+        assert_eq!(remove(&unsettled, 9, Past::Gone), "node 0000000000000009 has been removed already");
+        // The voters that shall be are without it: it is on its way out.
+        let half_done = Members { voters: [OWN, MemberId::from(2)].into(), ..unsettled };
+        assert_eq!(remove(&half_done, 3, Past::Leaving), "half done");
+        assert_eq!(remove(&half_done, 2, Past::Leaving), UNDER_WAY);
     }
 }

@@ -4,7 +4,9 @@
 //! the members goes through [`Lessor::change`]:
 //!
 //! 1. Decide what to change on the membership of now. Who leaves by it is granted nothing from here on.
-//! 2. While a lease of theirs may run, wait a little and decide again: what was decided may be past.
+//! 2. While a lease of theirs may run, wait a little and decide again: what was decided may be past. So too while those were
+//!    not heard just now who must take part in it: a change of the voters that is begun and cannot be finished stops the
+//!    group, and only their return ends that.
 //! 3. Propose it in the term for which that was found, on the membership on which it was decided, or not at all.
 //!
 //! All who make changes go through it: what an operator asks for (`changes.rs`), the same machine with a new disk that
@@ -16,14 +18,14 @@ use std::{
     time::Duration,
 };
 
-use consensus::{ChangeError, Group, MemberChange, Members, env::Env};
+use consensus::{ChangeError, Group, MemberChange, Members, env::Env, types::MemberId};
 use state::ids::NodeId;
 use storage::disk::DiskEngine;
 use tokio::time::{Instant, sleep};
 
 use super::{
     lease::{Leases, Leave},
-    timing::{LOOK, RENEWAL_WAIT_MAX},
+    timing::{CONTACT_FRESH, LOOK, RENEWAL_WAIT_MAX},
 };
 
 /// Grants leases where this node leads the `values` group. Clones share them.
@@ -110,6 +112,7 @@ impl Lessor {
             let now = self.now();
             let leave = self.leases().may_leave(basis.term(), &nodes, now);
             match leave {
+                Leave::Now if !can_be_finished(self.values.member(), &members, &change) => sleep(LOOK).await,
                 Leave::Now => return Ok(self.values.change_members(change, basis).await),
                 Leave::At(at) => sleep(LOOK.min(at.saturating_sub(now))).await,
                 Leave::OtherTerm => {
@@ -120,6 +123,18 @@ impl Lessor {
             }
         }
     }
+}
+
+/// Whether majorities of the voters before and after the change were heard just now; a change that is half done is finished
+/// in any case.
+fn can_be_finished(own: MemberId, members: &Members, change: &MemberChange) -> bool {
+    let MemberChange::SetVoters(after) = change else { return true };
+    let is_fresh = |id: &&MemberId| {
+        let heard = || members.members.iter().find(|member| member.id == **id)?.last_contact;
+        **id == own || heard().is_some_and(|age| age <= CONTACT_FRESH)
+    };
+    let has_majority = |voters: &BTreeSet<MemberId>| 2 * voters.iter().filter(is_fresh).count() > voters.len();
+    !members.is_settled || (has_majority(&members.voters) && has_majority(after))
 }
 
 /// Who is a member no more after the change.
@@ -136,12 +151,36 @@ fn who_leaves(members: &Members, change: &MemberChange) -> BTreeSet<NodeId> {
 
 #[cfg(test)]
 mod tests {
-    use consensus::{
-        Member,
-        types::{MemberId, Peer},
-    };
+    use consensus::{Member, types::Peer};
 
     use super::*;
+
+    #[test]
+    fn a_change_of_the_voters_waits_for_those_who_must_take_part() {
+        let member = |node: u64, last_contact_ms: Option<u64>| Member {
+            id: MemberId::from(node),
+            peer: Peer::default(),
+            is_voter: node != 4,
+            matched_index: None,
+            last_contact: last_contact_ms.map(Duration::from_millis),
+        };
+        let set = |ids: &[u64]| MemberChange::SetVoters(ids.iter().map(|id| MemberId::from(*id)).collect());
+        let own = MemberId::from(1);
+        let can = |contacts: [Option<u64>; 3], change: &MemberChange, is_settled| {
+            let [second, third, fourth] = contacts;
+            let members = vec![member(1, None), member(2, second), member(3, third), member(4, fourth)];
+            let voters = members.iter().filter(|member| member.is_voter).map(|member| member.id).collect();
+            can_be_finished(own, &Members { members, voters, is_settled }, change)
+        };
+        let (fresh, stale) = (Some(40), Some(900));
+        assert!(can([fresh, fresh, fresh], &set(&[1, 2]), true));
+        assert!(can([fresh, stale, None], &set(&[1, 2]), true), "who goes need not be heard");
+        assert!(!can([stale, fresh, None], &set(&[1, 2]), true), "of the two that stay one was not");
+        assert!(!can([stale, None, fresh], &set(&[1, 2, 4]), true), "nor a majority of those before");
+        assert!(can([fresh, None, stale], &set(&[1, 2, 4]), true));
+        assert!(can([stale, stale, stale], &set(&[1, 2]), false), "a half is worse than none");
+        assert!(can([stale, stale, stale], &MemberChange::RemoveLearner(MemberId::from(4)), true));
+    }
 
     #[test]
     fn who_loses_the_vote_or_the_learners_place_leaves() {

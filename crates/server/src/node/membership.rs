@@ -148,6 +148,17 @@ pub(super) enum Lack {
     Room,
 }
 
+impl Lack {
+    /// Why `node` is not removed, and what to do.
+    pub(super) fn reason(self, node: NodeId) -> String {
+        let (with, mend) = match self {
+            Self::Answers => ("that answers", "bring the others back first"),
+            Self::Room => ("with room on its disks", "make room on the others first"),
+        };
+        format!("without node {node} the voters would have no majority {with}; {mend}")
+    }
+}
+
 /// What the voters without `node` would lack; on the leader. `full` are the nodes without room on their disks.
 pub(super) fn lack_without(own: MemberId, members: &Members, node: NodeId, full: &BTreeSet<NodeId>) -> Option<Lack> {
     let rest = || members.members.iter().filter(|member| member.is_voter && member.id.node != node);

@@ -88,6 +88,11 @@ impl Files {
         self.yard().next.take()
     }
 
+    /// Whether the next segment is made.
+    pub(super) fn has_next(&self) -> bool {
+        self.yard().next.is_some()
+    }
+
     /// Orders the segment `seq` to be the next.
     pub(super) fn order(&self, seq: u64) {
         self.yard().wanted = Some(seq);

@@ -124,8 +124,9 @@ impl<W: Wire> Driver<W> {
                 let cache =
                     member::start(&start, &self.peers(), self.bytes_max, self.wire.clone(), self.env.clone()).await?;
                 self.incarnation = incarnation;
-                self.watch(&cache.group);
-                self.cache.store(Some(Arc::new(cache)));
+                let cache = Arc::new(cache);
+                self.cache.store(Some(cache.clone()));
+                self.watch(cache);
             }
             Step::Propose(change) => self.propose(change).await?,
             // The leadership is the one that was seen: one that begins meanwhile needs a reading of its own.
@@ -266,13 +267,13 @@ impl<W: Wire> Driver<W> {
         Ok(())
     }
 
-    /// Reports a fault of this member, unless it was ended on purpose.
-    fn watch(&self, group: &Group<storage::memory::MemoryEngine>) {
-        let (group, cache, ending) = (group.clone(), self.cache.clone(), self.ending.clone());
+    /// Reports a fault of this member, unless it was ended on purpose: then it is not the running one any more. The next
+    /// generation's may have its name.
+    fn watch(&self, watched: Arc<Cache>) {
+        let (running, ending) = (self.cache.clone(), self.ending.clone());
         tokio::spawn(async move {
-            let said = group.fault().await;
-            let is_running = |cache: &Arc<Cache>| cache.group.member() == group.member();
-            if cache.load_full().as_ref().is_some_and(is_running) {
+            let said = watched.group.fault().await;
+            if running.load_full().is_some_and(|running| Arc::ptr_eq(&running, &watched)) {
                 ending.send_replace(Some(End::Fault(said)));
             }
         });
