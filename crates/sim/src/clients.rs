@@ -35,6 +35,8 @@ pub(crate) struct Tenant {
     pub(crate) quota: Option<(u64, u64)>,
     /// Changes under way.
     quota_changes: u32,
+    /// Whether several were under way at a time: which of them came last is not known then.
+    quota_changes_overlap: bool,
     /// Until when a change of which nothing is known may still come about.
     quota_open_until_ns: u64,
     /// When its deletion was asked for, and when it was acknowledged.
@@ -51,6 +53,7 @@ impl Tenant {
             quota_max: quota,
             quota: Some(quota),
             quota_changes: 0,
+            quota_changes_overlap: false,
             quota_open_until_ns: 0,
             deletion_called_ns: None,
             deletion_acknowledged_ns: None,
@@ -61,8 +64,10 @@ impl Tenant {
     /// outcome can still come.
     fn quota_changed(&mut self, now: u64, quota: (u64, u64), answer: Option<&Answer>) {
         self.quota_changes -= 1;
+        let is_alone = self.quota_changes == 0 && !self.quota_changes_overlap;
+        self.quota_changes_overlap &= self.quota_changes > 0;
         match answer.map(|answer| answer.status) {
-            Some(200) if self.quota_changes == 0 && self.quota_open_until_ns < now => self.quota = Some(quota),
+            Some(200) if is_alone && self.quota_open_until_ns < now => self.quota = Some(quota),
             Some(200) => {}
             _ => self.quota_open_until_ns = now + LATE_CHANGE_NS,
         }
@@ -292,6 +297,7 @@ impl Clients {
         let max = &mut of_tenant.quota_max;
         *max = (max.0.max(disk), max.1.max(memory));
         of_tenant.quota = None;
+        of_tenant.quota_changes_overlap |= of_tenant.quota_changes > 0;
         of_tenant.quota_changes += 1;
         let body = json!({
             "api_key": self.tenants[tenant].key,

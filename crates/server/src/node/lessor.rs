@@ -4,9 +4,9 @@
 //! the members goes through [`Lessor::change`]:
 //!
 //! 1. Decide what to change on the membership of now. Who leaves by it is granted nothing from here on.
-//! 2. While a lease of theirs may run, wait a little and decide again: what was decided may be past. So too while those were
-//!    not heard just now who must take part in it: a change of the voters that is begun and cannot be finished stops the
-//!    group, and only their return ends that.
+//! 2. While a lease of theirs may run, wait a little and decide again: what was decided may be past. Then so until those were
+//!    heard once more who must take part in it: a change of the voters that is begun and cannot be finished stops the group,
+//!    and only their return ends that.
 //! 3. Propose it in the term for which that was found, on the membership on which it was decided, or not at all.
 //!
 //! All who make changes go through it: what an operator asks for (`changes.rs`), the same machine with a new disk that
@@ -25,8 +25,11 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     lease::{Leases, Leave},
-    timing::{CONTACT_FRESH, LOOK, RENEWAL_WAIT_MAX},
+    timing::{LOOK, RENEWAL_WAIT_MAX},
 };
+
+/// How often to look whether somebody was heard: between two heartbeats.
+const HEARD_LOOK: Duration = Duration::from_millis(5);
 
 /// Grants leases where this node leads the `values` group. Clones share them.
 #[derive(Clone)]
@@ -101,6 +104,7 @@ impl Lessor {
         decide: impl Fn(&Members) -> Result<MemberChange, T>,
     ) -> Result<Result<(), ChangeError>, T> {
         let mut departures = BTreeMap::new();
+        let mut ready_since = None;
         loop {
             let (members, basis) = self.values.membership();
             let change = decide(&members)?;
@@ -112,8 +116,13 @@ impl Lessor {
             let now = self.now();
             let leave = self.leases().may_leave(basis.term(), &nodes, now);
             match leave {
-                Leave::Now if !can_be_finished(self.values.member(), &members, &change) => sleep(LOOK).await,
-                Leave::Now => return Ok(self.values.change_members(change, basis).await),
+                Leave::Now => {
+                    let ready_for = now.saturating_sub(*ready_since.get_or_insert(now));
+                    if can_be_finished(self.values.member(), &members, &change, ready_for) {
+                        return Ok(self.values.change_members(change, basis).await);
+                    }
+                    sleep(HEARD_LOOK).await;
+                }
                 Leave::At(at) => sleep(LOOK.min(at.saturating_sub(now))).await,
                 Leave::OtherTerm => {
                     if self.confirm(RENEWAL_WAIT_MAX).await.is_none() {
@@ -125,13 +134,13 @@ impl Lessor {
     }
 }
 
-/// Whether majorities of the voters before and after the change were heard just now; a change that is half done is finished
-/// in any case.
-fn can_be_finished(own: MemberId, members: &Members, change: &MemberChange) -> bool {
+/// Whether majorities of the voters before and after the change have answered to what was sent to them within this last time;
+/// a change that is half done is finished in any case.
+fn can_be_finished(own: MemberId, members: &Members, change: &MemberChange, within: Duration) -> bool {
     let MemberChange::SetVoters(after) = change else { return true };
     let is_fresh = |id: &&MemberId| {
         let heard = || members.members.iter().find(|member| member.id == **id)?.last_contact;
-        **id == own || heard().is_some_and(|age| age <= CONTACT_FRESH)
+        **id == own || heard().is_some_and(|age| age < within)
     };
     let has_majority = |voters: &BTreeSet<MemberId>| 2 * voters.iter().filter(is_fresh).count() > voters.len();
     !members.is_settled || (has_majority(&members.voters) && has_majority(after))
@@ -170,7 +179,8 @@ mod tests {
             let [second, third, fourth] = contacts;
             let members = vec![member(1, None), member(2, second), member(3, third), member(4, fourth)];
             let voters = members.iter().filter(|member| member.is_voter).map(|member| member.id).collect();
-            can_be_finished(own, &Members { members, voters, is_settled }, change)
+            let within = Duration::from_millis(50);
+            can_be_finished(own, &Members { members, voters, is_settled }, change, within)
         };
         let (fresh, stale) = (Some(40), Some(900));
         assert!(can([fresh, fresh, fresh], &set(&[1, 2]), true));

@@ -26,8 +26,6 @@ pub(crate) const DOUBT_GAP_MAX: Duration = Duration::from_millis(500);
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// A member that was heard from within this time counts as living.
 pub(crate) const CONTACT_AGE_MAX: Duration = Duration::from_millis(1_500);
-/// How lately those must have been heard without whom a change of the voters could not be finished: four heartbeats.
-pub(crate) const CONTACT_FRESH: Duration = Duration::from_millis(200);
 /// How long a change of the cache group's members is waited for.
 pub(crate) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long the acknowledgement of a removal waits for the Cache's members to follow.
