@@ -33,6 +33,8 @@ pub(crate) struct Tenant {
     pub(crate) quota_max: (u64, u64),
     /// The quotas, while they are surely in force: since their last change was acknowledged.
     pub(crate) quota: Option<(u64, u64)>,
+    /// How often a change of them was asked for.
+    pub(crate) quota_epoch: u64,
     /// Changes under way.
     quota_changes: u32,
     /// Whether several were under way at a time: which of them came last is not known then.
@@ -52,6 +54,7 @@ impl Tenant {
             key,
             quota_max: quota,
             quota: Some(quota),
+            quota_epoch: 0,
             quota_changes: 0,
             quota_changes_overlap: false,
             quota_open_until_ns: 0,
@@ -297,6 +300,7 @@ impl Clients {
         let max = &mut of_tenant.quota_max;
         *max = (max.0.max(disk), max.1.max(memory));
         of_tenant.quota = None;
+        of_tenant.quota_epoch += 1;
         of_tenant.quota_changes_overlap |= of_tenant.quota_changes > 0;
         of_tenant.quota_changes += 1;
         let body = json!({

@@ -257,10 +257,9 @@ impl World {
 
     fn look_at_quotas(&mut self) -> Result<(), Violation> {
         for (index, tenant) in self.clients.tenants.iter().enumerate() {
-            let Some(quota) = tenant.quota.filter(|_| tenant.deletion_called_ns.is_none()) else {
-                self.quotas.forget(index);
-                continue;
-            };
+            let Some(quota) = tenant.quota.filter(|_| tenant.deletion_called_ns.is_none()) else { continue };
+            // A change may come and go between two looks.
+            self.quotas.begin(index, tenant.quota_epoch);
             let (mut of_values, mut of_cache) = (Vec::new(), Vec::new());
             for host in &self.hosts {
                 let Some(app) = host.app() else { continue };

@@ -36,12 +36,18 @@ struct Known {
 
 /// What was seen of all tenants.
 #[derive(Debug, Default)]
-pub(crate) struct Quotas(BTreeMap<Book, Known>);
+pub(crate) struct Quotas {
+    known: BTreeMap<Book, Known>,
+    /// Since which change of its quotas each tenant's books are kept.
+    epochs: BTreeMap<usize, u64>,
+}
 
 impl Quotas {
-    /// A tenant's quotas are being changed, or may be: nothing is known.
-    pub(crate) fn forget(&mut self, tenant: usize) {
-        self.0.retain(|(of, _, _), _| *of != tenant);
+    /// A tenant's quotas have been changed so often: with another number than before, nothing is known.
+    pub(crate) fn begin(&mut self, tenant: usize, epoch: u64) {
+        if self.epochs.insert(tenant, epoch) != Some(epoch) {
+            self.known.retain(|(of, _, _), _| *of != tenant);
+        }
     }
 
     /// Takes up what all nodes show of a tenant in one store, whose quota has been in force since before.
@@ -58,9 +64,9 @@ impl Quotas {
         let book = (tenant, store, generation);
         // A generation that began in this quiet time began empty.
         let has_begun_since =
-            self.0.keys().any(|(of, in_store, before)| (*of, *in_store) == (tenant, store) && *before < generation);
+            self.known.keys().any(|(of, in_store, before)| (*of, *in_store) == (tenant, store) && *before < generation);
         let leader = in_order.iter().rfind(|(_, shown)| shown.leads);
-        let mut known = match (self.0.get(&book), leader) {
+        let mut known = match (self.known.get(&book), leader) {
             (Some(known), _) => *known,
             (None, _) if has_begun_since => Known { index: 0, usage_bytes: 0 },
             (None, Some((_, leader))) => Known { index: leader.index, usage_bytes: u64::MAX },
@@ -80,7 +86,7 @@ impl Quotas {
             })?;
             known = Known { index: *index, usage_bytes: *usage_bytes };
         }
-        self.0.insert(book, known);
+        self.known.insert(book, known);
         Ok(())
     }
 }
@@ -111,7 +117,7 @@ mod tests {
         quotas.see(0, Store::Cache, 100, &[(0, at(3, 7, 150))]).unwrap();
         assert!(quotas.see(0, Store::Cache, 100, &[(0, at(4, 2, 101))]).is_err());
         quotas.see(0, Store::Cache, 100, &[(0, at(4, 2, 100))]).unwrap();
-        quotas.forget(0);
+        quotas.begin(0, 1);
         quotas.see(0, Store::Cache, 50, &[(0, at(4, 7, 120))]).unwrap();
         assert!(quotas.see(0, Store::Cache, 50, &[(0, at(4, 8, 121))]).is_err());
     }
