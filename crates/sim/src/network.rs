@@ -17,18 +17,9 @@ use std::{
 
 use axum::{body::Body, http::Request};
 use bytes::Bytes;
-use consensus::transport::{
-    message::is_idempotent,
-    wire::{Route, WireError},
-};
+use consensus::transport::wire::{Route, WireError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
-use server::{
-    embed::Embedded,
-    peer::{
-        Inbound,
-        message::{Ask, Told},
-    },
-};
+use server::{embed::Embedded, peer::Inbound};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::AbortHandle,
@@ -36,7 +27,10 @@ use tokio::{
 
 use crate::{dice::Dice, trace::Trace};
 
+mod parcel;
 mod way;
+
+use parcel::{Asked, Parcel, Replied, Reply};
 
 pub(crate) use way::SimNetwork;
 
@@ -63,93 +57,6 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) generation: Option<u64>,
     pub(crate) body: Bytes,
-}
-
-#[derive(Clone)]
-enum Asked {
-    Group(Route, Bytes),
-    Node(Box<Ask>),
-}
-
-impl Asked {
-    fn may_arrive_twice(&self) -> bool {
-        match self {
-            Self::Group(_, question) => is_idempotent(question),
-            Self::Node(_) => true,
-        }
-    }
-}
-
-enum Reply {
-    Group(Bytes),
-    Node(Box<Told>),
-}
-
-type Replied = Result<Reply, WireError>;
-
-enum Parcel {
-    Call { id: u64, asked: Asked },
-    Reply { id: u64, replied: Replied },
-    Open { id: u64, route: Route },
-    Opened { id: u64, opened: Result<(), WireError> },
-    Frame { id: u64, to_opener: bool, bytes: Bytes },
-    End { id: u64, to_opener: bool },
-    Abandoned { id: u64 },
-    Broken { id: u64 },
-    Request { id: u64, is_private: bool, request: Box<Request<Body>> },
-    Response { id: u64, answer: Option<Answer> },
-}
-
-impl Parcel {
-    /// For the trace: what it is, without what is different in equal runs.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Call { .. } => "call",
-            Self::Reply { .. } => "reply",
-            Self::Open { .. } => "open",
-            Self::Opened { .. } => "opened",
-            Self::Frame { .. } => "frame",
-            Self::End { .. } => "end",
-            Self::Abandoned { .. } => "abandoned",
-            Self::Broken { .. } => "broken",
-            Self::Request { .. } => "request",
-            Self::Response { .. } => "response",
-        }
-    }
-
-    fn id(&self) -> u64 {
-        match self {
-            Self::Call { id, .. }
-            | Self::Reply { id, .. }
-            | Self::Open { id, .. }
-            | Self::Opened { id, .. }
-            | Self::Frame { id, .. }
-            | Self::End { id, .. }
-            | Self::Abandoned { id }
-            | Self::Broken { id }
-            | Self::Request { id, .. }
-            | Self::Response { id, .. } => *id,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Call { asked: Asked::Group(_, bytes), .. }
-            | Self::Reply { replied: Ok(Reply::Group(bytes)), .. }
-            | Self::Frame { bytes, .. } => bytes.len(),
-            _ => 0,
-        }
-    }
-
-    /// The stream whose order it keeps, and in which direction.
-    fn lane(&self) -> Option<(u64, bool)> {
-        match self {
-            Self::Open { id, .. } | Self::Abandoned { id } => Some((*id, false)),
-            Self::Opened { id, .. } => Some((*id, true)),
-            Self::Frame { id, to_opener, .. } | Self::End { id, to_opener } => Some((*id, *to_opener)),
-            _ => None,
-        }
-    }
 }
 
 /// One process's end of everything.
