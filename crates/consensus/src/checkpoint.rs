@@ -96,7 +96,7 @@ pub(crate) struct Gate {
     open: watch::Sender<bool>,
     store_disk_full: AtomicBool,
     log_disk_full: DiskFull,
-    majority_full: AtomicBool,
+    majority_lacks_room: AtomicBool,
 }
 
 impl Gate {
@@ -108,7 +108,7 @@ impl Gate {
             open: watch::Sender::new(true),
             store_disk_full: AtomicBool::new(false),
             log_disk_full,
-            majority_full: AtomicBool::new(false),
+            majority_lacks_room: AtomicBool::new(false),
         }
     }
 
@@ -117,14 +117,14 @@ impl Gate {
         (self.log_disk_full)() || self.store_disk_full.load(Ordering::Relaxed)
     }
 
-    /// Whether a proposal that needs room could not be committed: this member's disk is full, or a majority's.
+    /// Whether a proposal that needs room could not be committed, for want of room here or on a majority.
     pub(crate) fn lacks_room(&self) -> bool {
-        self.disk_full() || self.majority_full.load(Ordering::Relaxed)
+        self.disk_full() || self.majority_lacks_room.load(Ordering::Relaxed)
     }
 
-    /// Notes whether a majority of the voters has no room; true when that is news.
-    pub(crate) fn note_majority_full(&self, is_full: bool) -> bool {
-        self.majority_full.swap(is_full, Ordering::Relaxed) != is_full
+    /// Notes whether no majority of the voters has room; true when that is news.
+    pub(crate) fn note_majority(&self, lacks_room: bool) -> bool {
+        self.majority_lacks_room.swap(lacks_room, Ordering::Relaxed) != lacks_room
     }
 
     /// Does what needs room below the store, however long the disk stays full; meanwhile writes are refused.

@@ -399,11 +399,10 @@ impl<E: Engine> Group<E> {
     }
 
     /// Notes whether so many voters have full disks, or are silent beside one that has, that nothing which needs room can be
-    /// committed. Until it is taken back, this member refuses at
-    /// once what needs room, if it leads: nothing of it could be committed.
-    pub fn note_majority_full(&self, is_full: bool) {
-        if self.inner.gate.note_majority_full(is_full) {
-            if is_full {
+    /// committed. Until that is taken back, this member refuses at once what needs room, if it leads.
+    pub fn note_majority(&self, lacks_room: bool) {
+        if self.inner.gate.note_majority(lacks_room) {
+            if lacks_room {
                 tracing::error!("no majority has room on its disks: writes are refused until there is room");
             } else {
                 tracing::info!("a majority has room again: writes go on");

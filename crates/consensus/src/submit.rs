@@ -266,7 +266,8 @@ struct Place<'a> {
 
 impl Queued {
     /// None when too many wait already, or a scope's large commands would hold more than is left: one tenant's alone half of
-    /// it, those of two a third each, so that there is always room for who comes next.
+    /// it, those of two a third each, so that there is always room for who comes next. A node's requests keep to that rule
+    /// among themselves (`server/http/pool.rs`); here meet those of all nodes.
     fn take(&self, scope: Option<ScopeId>, bytes: usize) -> Option<Place<'_>> {
         let scope = scope.filter(|_| Size::of(bytes) == Size::Large);
         let mut queued = self.lock();

@@ -22,7 +22,7 @@ use crate::submit::Answer;
 
 /// What a line may send at its turn, in bytes: some dozens of small writes.
 const QUANTUM_BYTES: usize = 16 * 1024;
-/// Commands that may stand in lines; others wait in the queue, in the order of arrival.
+/// Commands that may stand in lines; as many more may wait in the queue, in the order of arrival.
 const IN_LINES_MAX: usize = 16_384;
 
 /// A command on its way into the log.

@@ -74,9 +74,9 @@ pub struct Standing {
 pub struct Usage {
     /// The cache's generation; 0 for the Value Store.
     pub generation: u64,
-    /// Up to where the log was applied: the entry's term and index.
+    /// The term of the last entry that was applied.
     pub term: u64,
-    /// See `term`.
+    /// Its index.
     pub index: u64,
     /// The bytes of its live keys and values.
     pub bytes: u64,

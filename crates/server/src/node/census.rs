@@ -114,7 +114,7 @@ pub(super) async fn mind_full_disks(values: Group<DiskEngine>, desk: Arc<Desk>) 
     loop {
         looks.tick().await;
         let leads = values.status().is_leader;
-        values.note_majority_full(leads && lacks_room(values.member(), &values.members().members, &full_nodes()));
+        values.note_majority(leads && lacks_room(values.member(), &values.members().members, &full_nodes()));
         if !(values.is_disk_full() && leads) {
             continue;
         }

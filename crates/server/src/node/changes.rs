@@ -37,12 +37,12 @@ enum Stop {
     HalfDone,
 }
 
-/// What is known of a node that is no member.
+/// What is known of a node, should it be no member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Past {
     /// It never was one.
     Stranger,
-    /// It has left the Value Store a moment ago, and the Cache has not followed yet.
+    /// It is leaving: its removal was begun here, or the Cache has not followed yet.
     Leaving,
     /// It was removed.
     Gone,
@@ -145,18 +145,10 @@ impl Desk {
         let decide = move |members: &Members| {
             // Held for as long as the change may be made, also when nobody waits for it any more.
             let _ = &under_way;
-            let is_member = members.members.iter().any(|member| member.id.node == node);
-            if is_begun.load(Ordering::Relaxed) && !is_member {
-                return Err(Stop::Done);
-            }
-            let decided = remove(own, members, node, Past::of(&values, node), &full_nodes());
-            match &decided {
-                Ok(_) | Err(Stop::HalfDone) => is_begun.store(true, Ordering::Relaxed),
-                // It is the change that was begun here.
-                Err(Stop::Refused(_)) if is_begun.load(Ordering::Relaxed) && !members.is_settled => {
-                    return Err(Stop::HalfDone);
-                }
-                Err(Stop::Done | Stop::Refused(_)) => {}
+            let past = if is_begun.load(Ordering::Relaxed) { Past::Leaving } else { Past::of(&values, node) };
+            let decided = remove(own, members, node, past, &full_nodes());
+            if matches!(decided, Ok(_) | Err(Stop::HalfDone)) {
+                is_begun.store(true, Ordering::Relaxed);
             }
             decided
         };
@@ -356,6 +348,8 @@ fn remove(
     let refused = |reason: String| Err(Stop::Refused(reason));
     let Some(member) = members.members.iter().find(|member| member.id == id) else {
         return match past {
+            // What a leader has in its log may not be committed yet.
+            Past::Leaving if !members.is_settled => Err(Stop::HalfDone),
             Past::Leaving => Err(Stop::Done),
             Past::Gone => refused(format!("node {node} has been removed already")),
             Past::Stranger => refused(format!("there is no node {node} in the cluster")),
@@ -459,6 +453,7 @@ mod tests {
         assert_eq!(remove(&pair, 2, Past::Leaving), "voters [1]");
         let unsettled = Members { is_settled: false, ..three };
         assert_eq!(remove(&unsettled, 3, Past::Leaving), UNDER_WAY);
+        assert_eq!(remove(&unsettled, 9, Past::Leaving), "half done");
         assert_eq!(remove(&unsettled, 9, Past::Gone), "node 0000000000000009 has been removed already");
         // The voters that shall be are without it: it is on its way out.
         let half_done = Members { voters: [OWN, MemberId::from(2)].into(), ..unsettled };

@@ -115,6 +115,10 @@ impl Lessor {
             }
             let now = self.now();
             let leave = self.leases().may_leave(basis.term(), &nodes, now);
+            if leave != Leave::Now {
+                // What was heard before the leases had ended counts for nothing.
+                ready_since = None;
+            }
             match leave {
                 Leave::Now => {
                     let ready_for = now.saturating_sub(*ready_since.get_or_insert(now));
