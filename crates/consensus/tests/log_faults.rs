@@ -12,13 +12,14 @@ use std::{
 
 use consensus::{
     log::{
-        LocalLog as _,
-        disk::{DiskLog, Error, Setup},
+        LocalLog as _, READ_BYTES_MAX,
+        disk::{self, DiskLog, Error, Setup},
     },
     types::Entry,
 };
 use logs::{eventually, session::Session};
 use openraft::{RaftLogReader, storage::RaftLogStorage};
+use state::bounds::BATCH_BYTES_MAX;
 use storage::fs::{Disk, faulty::FaultyDisk};
 
 /// A log that is never idle: it writes no mark before its next batch.
@@ -442,6 +443,45 @@ fn an_entry_that_fits_no_segment_ends_the_log() {
         assert!(error.to_string().contains("does not fit a log segment"), "{error}");
         let _ = log.close();
         assert_eq!(entries(&mut logs::open(&disk).unwrap()).await, []);
+    });
+}
+
+#[test]
+fn larger_segments_are_in_use_at_the_first_start_that_asks_for_them() {
+    logs::runtime().block_on(async {
+        let disk = FaultyDisk::new();
+        let mut log = logs::open(&disk).unwrap();
+        eventually("the next segment is there", || segments(&disk).len() == 2).await;
+        logs::append(&mut log, vec![logs::entry(1, 0, 40_000)]).await.unwrap();
+        log.close().unwrap();
+
+        let larger = 2 * logs::SEGMENT_BYTES;
+        let mut log =
+            DiskLog::open(Setup { segment_bytes: larger, ..logs::setup(disk.clone(), &logs::dir()) }).unwrap();
+        logs::append(&mut log, vec![logs::entry(1, 1, 70_000)]).await.unwrap();
+        log.close().unwrap();
+        let mut log = logs::open(&disk).unwrap();
+        assert_eq!(entries(&mut log).await, [logs::entry(1, 0, 40_000), logs::entry(1, 1, 70_000)]);
+    });
+}
+
+#[test]
+fn no_append_waits_for_more_room_than_there_can_be() {
+    logs::runtime().block_on(async {
+        let disk = FaultyDisk::new();
+        let mut log = logs::open(&disk).unwrap();
+        // Most of the first segment is in use: hardly more than the next one is left.
+        for index in 0..5 {
+            logs::append(&mut log, vec![logs::entry(1, index, 12_000)]).await.unwrap();
+        }
+        eventually("there is room", || log.has_room_for(10 * logs::SEGMENT_BYTES, false)).await;
+
+        let mib = 1 << 20;
+        for (least, command_bytes_max) in [(mib, 1_000), (mib, 3 * mib), (16 * mib, 3 * mib)] {
+            let bytes = disk::segment_bytes(least, command_bytes_max);
+            assert!(bytes >= least && bytes >= 4 * command_bytes_max, "{bytes}");
+            assert!(bytes > 4 * BATCH_BYTES_MAX.max(READ_BYTES_MAX) as u64, "{bytes}");
+        }
     });
 }
 

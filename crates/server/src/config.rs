@@ -108,7 +108,8 @@ settings! {
     checkpoint_interval_ms: u64 = 60_000;
     /// A checkpoint begins when it has this many bytes to write.
     checkpoint_bytes: u64 = 64 << 20;
-    /// Least bytes of one segment of the log; more where max_value_size needs it. One more is always filled ahead.
+    /// Least bytes of one segment of the log; more where what is written together needs it: 4.3 MiB, or
+    /// 12 times max_value_size. One more is always filled ahead.
     log_segment_bytes: u64 = 16 << 20;
     /// Bytes of the log that are kept behind a checkpoint in a cluster: a node that was away while no more was written
     /// catches up from them; past it, it takes a copy of the whole store.

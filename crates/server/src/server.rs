@@ -400,12 +400,9 @@ async fn keep_house(app: Arc<App>) {
     }
 }
 
-/// The size of a log segment: what is configured, and at least four of the largest entries there can be, each with a
-/// key and two values. In whole pages.
+/// The size of a log segment: what is configured, but that the largest commands fit, each with a key and two values.
 fn log_segment_bytes(config: &Config) -> u64 {
-    const PAGE_BYTES: u64 = 4096;
-    let entry_bytes_max = 3 * config.max_value_size as u64 + 64 * 1024;
-    config.log_segment_bytes.max(4 * entry_bytes_max).next_multiple_of(PAGE_BYTES)
+    consensus::log::disk::segment_bytes(config.log_segment_bytes, 3 * config.max_value_size as u64 + 64 * 1024)
 }
 
 /// The base of the URLs at which clients reach the node.

@@ -208,6 +208,40 @@ fn a_node_that_lost_its_disk_comes_back_as_another_in_the_old_ones_place() {
 }
 
 #[test]
+fn a_node_with_the_smallest_segments_catches_up_from_the_log() {
+    let mut cluster = Cluster::start_with(3, "log_segment_bytes = 1048576\nmax_value_size = 65536");
+    let (key, _) = cluster.create_key(0, "tenant");
+    cluster.kill(2);
+    let value = "x".repeat(60_000);
+    let mut client = cluster.client(0, &key);
+    for n in 0..200 {
+        assert_eq!(client.post("/vs", json!({"key": format!("k{n}"), "value": value})).status, 200);
+    }
+    // Many commands in one entry, as many bytes as one may have: it must fit a segment as well.
+    let writers: Vec<_> = (0..48)
+        .map(|writer| {
+            let (mut client, value) = (cluster.client(0, &key), value.clone());
+            std::thread::spawn(move || {
+                for n in 0..4 {
+                    let set = client.post("/vs", json!({"key": format!("w{writer}.{n}"), "value": value}));
+                    assert_eq!(set.status, 200, "{}", set.text());
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    cluster.restart(2);
+    cluster.await_whole();
+    assert!(!cluster.log_text(2).contains("installing a snapshot"), "it should have come from the log");
+    let mut client = cluster.client(2, &key);
+    for last in ["k199", "w47.3"] {
+        assert_eq!(client.get(&format!("/vs?key={last}")).json(), json!({"data": value}), "{last}");
+    }
+}
+
+#[test]
 fn a_node_that_lost_its_log_and_store_alone_does_not_come_back_as_itself() {
     let mut cluster = Cluster::start(3);
     let old = cluster.id(2);

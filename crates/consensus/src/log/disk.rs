@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use state::ids::Position;
+use state::{bounds::BATCH_BYTES_MAX, ids::Position};
 use storage::fs::Disk;
 use tokio::sync::oneshot;
 
@@ -47,7 +47,7 @@ use self::{
     witness::Witness,
     writer::Writer,
 };
-use super::{LocalLog, span::Span};
+use super::{LocalLog, READ_BYTES_MAX, span::Span};
 use crate::env::{Body, Env, Join};
 
 /// The default size of a segment, in bytes.
@@ -161,14 +161,24 @@ pub struct Setup {
     pub dir: PathBuf,
     /// Whose log it is.
     pub identity: Identity,
-    /// The size of new segments, in bytes: at least four times the largest entry. A multiple of 4096 from
-    /// [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. An entry that does not fit a segment ends the log.
+    /// The size of new segments, in bytes: see [`segment_bytes`]. A multiple of 4096 from [`SEGMENT_BYTES_MIN`] to
+    /// [`SEGMENT_BYTES_MAX`]. An entry that does not fit a segment ends the log.
     pub segment_bytes: u64,
     /// The bound on the entries kept in memory, in bytes. Entries that are not durable yet are kept above it.
     pub cache_bytes_max: usize,
     /// How many bytes of entries that a checkpoint holds are kept all the same, for members that lag. The files take
     /// up to two segments more.
     pub tail_bytes: u64,
+}
+
+/// The size of a log's segments, in bytes: `least`, and at least four of the largest that is written at once. That is one
+/// command, of `command_bytes_max`, or several that go together as one entry, or several entries that a leader sends
+/// together.
+pub fn segment_bytes(least: u64, command_bytes_max: u64) -> u64 {
+    /// What an entry of several commands takes beside them, and an append beside its entries.
+    const FRAME_BYTES: u64 = 64 << 10;
+    let together_bytes = BATCH_BYTES_MAX.max(READ_BYTES_MAX) as u64 + FRAME_BYTES;
+    least.max(4 * command_bytes_max.max(together_bytes)).next_multiple_of(segment::PAGE_BYTES)
 }
 
 /// A durable log. Clones share it; when the last one is dropped, the log closes by itself in the background.
@@ -209,6 +219,8 @@ impl DiskLog {
         };
         let Recovered { state, span, segments, offset, next } = recovered;
         let active = segments.values().next_back().map(Arc::clone).expect("a log has a segment");
+        // One that was made for smaller entries is made anew, over this one.
+        let next = next.filter(|next| next.bytes >= segment_bytes);
 
         let mut witness = Witness::new(Arc::clone(&disk), &dir, identity.clone());
         witness.prepare().map_err(|source| Error::io("make the witness in", &dir, source))?;
@@ -292,6 +304,8 @@ impl LocalLog for DiskLog {
     }
 
     fn has_room_for(&self, bytes: u64, vital: bool) -> bool {
+        // A leader may be set to larger values than this node: what no segment has room for would wait for ever.
+        let bytes = bytes.min(self.segment_bytes / 2);
         let kept_bytes = self.segment_bytes / if vital { KEPT_FOR_VOTES } else { KEPT_FOR_VITAL };
         let (free_bytes, queued_bytes) = {
             let live = self.shared.live();
