@@ -217,7 +217,7 @@ impl<E: Engine> Group<E> {
         let submitter =
             Submitter::start(raft.clone(), Forwarder::new(peers.clone(), raft.server_metrics()), gate.clone(), env);
         let tasks = [checkpointer.abort_handle(), watchdog];
-        let reads = Reads::new(peers);
+        let reads = Reads::start(raft.clone(), peers, gate.clone());
         let id = options.group;
         let quiet_until = Instant::now() + options.quiet;
         let room = Room::new(options.state_bytes_max);
@@ -281,15 +281,6 @@ impl<E: Engine> Group<E> {
 
     pub(crate) fn arrivals(&self) -> &Arrivals {
         &self.inner.arrivals
-    }
-
-    /// The leader with its address; none when it is not known, or is this member.
-    pub(crate) fn leader_peer(&self) -> Option<(MemberId, Peer)> {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
-        let peer = metrics.membership_config.membership().get_node(&leader)?;
-        Some((leader, peer.clone()))
     }
 
     /// When a leader may serve: see [`Options::quiet`].

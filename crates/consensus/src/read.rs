@@ -8,7 +8,7 @@
 //! 3. The reader waits until this member has applied up to the index so learned, and reads its own state. One whose disk
 //!    is full may not get there for hours: it says so, and the caller asks another member.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use openraft::{
     Raft, ReadPolicy,
@@ -18,12 +18,13 @@ use openraft::{
 };
 use storage::Engine;
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
 
 use crate::{
     Error,
+    checkpoint::Gate,
     group::Group,
     state_machine::Machine,
     transport::{
@@ -39,75 +40,121 @@ const LEADER_WAIT_MAX: Duration = Duration::from_secs(2);
 const INDEX_WAIT_MAX: Duration = Duration::from_secs(1);
 /// A member that keeps up with its leader has applied the index by then; one with a full disk is not waited for longer.
 const FULL_DISK_PATIENCE: Duration = Duration::from_millis(100);
+/// Answers of the leader that may wait until they are applied here, before it is asked again.
+const ANSWERS_MAX: usize = 16;
 
 type Index = Result<Option<LogId>, Error>;
 
-/// The reads of one member.
-pub(crate) struct Reads {
-    peers: Peers,
-    round: Round,
-}
+/// A read that waits until its member's state is fit for it.
+type Waiting = oneshot::Sender<Result<(), Error>>;
 
-/// Questions to the leader, one at a time, numbered.
-struct Round {
-    asking: Mutex<u64>,
-    answered: watch::Sender<(u64, Index)>,
-}
+/// The reads of one member while another leads.
+pub(crate) struct Reads(mpsc::UnboundedSender<Waiting>);
 
 impl Reads {
-    pub(crate) fn new(peers: Peers) -> Self {
-        let round = Round { asking: Mutex::new(0), answered: watch::Sender::new((0, Err(Error::NoLeader))) };
-        Self { peers, round }
+    /// Starts the task that asks the leader, on the current runtime. It ends when nobody can read any more.
+    pub(crate) fn start<E: Engine>(raft: Raft<TypeConfig, Machine<E>>, peers: Peers, gate: Arc<Gate>) -> Self {
+        let (reads, waiting) = mpsc::unbounded_channel();
+        tokio::spawn(Follower { raft, peers, gate }.run(waiting));
+        Self(reads)
     }
 
     /// Returns once this member's applied state is fit for a linearizable read.
     pub(crate) async fn await_linearizable<E: Engine>(&self, group: &Group<E>, deadline: Instant) -> Result<(), Error> {
         let leaderless_until = deadline.min(Instant::now() + LEADER_WAIT_MAX);
         loop {
-            let index = timeout_at(deadline, self.index(group)).await.map_err(|_| Error::NoLeader)?;
-            match index {
-                Ok(index) => return await_applied(group, index, deadline).await,
+            match self.await_once(group, deadline).await {
                 Err(Error::NoLeader | Error::NoQuorum) if Instant::now() < leaderless_until => {
                     group.await_news(leaderless_until).await;
                 }
-                Err(error) => return Err(error),
+                done => return done,
             }
         }
     }
 
-    async fn index<E: Engine>(&self, group: &Group<E>) -> Index {
-        let leader = group.status().leader;
-        if leader == Some(group.member()) {
-            return index(group).await;
+    async fn await_once<E: Engine>(&self, group: &Group<E>, deadline: Instant) -> Result<(), Error> {
+        if group.status().leader == Some(group.member()) {
+            let index = timeout_at(deadline, index(group)).await.map_err(|_| Error::NoLeader)??;
+            let applied = await_applied(group.raft(), index, || group.is_disk_full().then_some(Error::DiskFull));
+            return timeout_at(deadline, applied).await.unwrap_or(Err(Error::Overloaded));
         }
-        let (leader, peer) = group.leader_peer().ok_or(Error::NoLeader)?;
-        self.shared_index(group, leader, &peer).await
+        let (waiting, done) = oneshot::channel();
+        self.0.send(waiting).map_err(|_| Error::Stopped)?;
+        timeout_at(deadline, done).await.map_or(Err(Error::Overloaded), |done| done.unwrap_or(Err(Error::Stopped)))
+    }
+}
+
+/// What asks the leader for all who read here: one question at a time.
+///
+/// All who wait for the same answer are told by whoever got it. Would they take turns instead, each woken by the one before, the
+/// last of a thousand on a busy machine would have waited for a thousand wake-ups.
+struct Follower<E: Engine> {
+    raft: Raft<TypeConfig, Machine<E>>,
+    peers: Peers,
+    gate: Arc<Gate>,
+}
+
+impl<E: Engine> Follower<E> {
+    async fn run(self, mut reads: mpsc::UnboundedReceiver<Waiting>) {
+        let answers = Arc::new(Semaphore::new(ANSWERS_MAX));
+        loop {
+            let place = answers.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let mut waiting = Vec::new();
+            if reads.recv_many(&mut waiting, usize::MAX).await == 0 {
+                return;
+            }
+            // Whoever comes from here on may have begun behind what the leader answers: that is for the next question.
+            match self.ask().await {
+                Ok(index) => drop(tokio::spawn(tell(self.raft.clone(), self.gate.clone(), index, waiting, place))),
+                Err(error) => tell_all(waiting, Err(error)),
+            }
+        }
     }
 
-    /// The index of a question that was asked after this call began.
-    async fn shared_index<E: Engine>(&self, group: &Group<E>, leader: MemberId, peer: &Peer) -> Index {
-        let mut answered = self.round.answered.subscribe();
-        // Whatever has this number or a lower one may have been asked before.
-        let before = self.round.answered.borrow().0;
-        let mut asking = self.round.asking.lock().await;
-        let (last, index) = *answered.borrow_and_update();
-        // Another one that waited for its turn behind the question of then has asked since.
-        if last > before + 1 {
-            return index;
-        }
-        // Whoever gives up here, by dropping this future, has used no number: the next in turn asks under the same.
-        let index = tokio::select! {
-            answer = self.peers.ask(leader, peer, &Question::ReadIndex, INDEX_WAIT_MAX) => match answer {
+    /// The leader with its address; none when it is not known, or is this member.
+    fn leader(&self) -> Option<(MemberId, Peer)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
+        let peer = metrics.membership_config.membership().get_node(&leader)?;
+        Some((leader, peer.clone()))
+    }
+
+    /// The leader's answer up to where reads that have begun must have applied.
+    async fn ask(&self) -> Index {
+        let (leader, peer) = self.leader().ok_or(Error::NoLeader)?;
+        tokio::select! {
+            answer = self.peers.ask(leader, &peer, &Question::ReadIndex, INDEX_WAIT_MAX) => match answer {
                 // It has stopped, not this member.
                 Ok(Answer::ReadIndex(Err(Error::Stopped))) => Err(Error::NoLeader),
                 Ok(Answer::ReadIndex(index)) => index,
                 Ok(_) | Err(_) => Err(Error::NoLeader),
             },
-            () = deposed(group.raft(), leader) => Err(Error::NoLeader),
-        };
-        *asking += 1;
-        let _ = self.round.answered.send_replace((*asking, index));
-        index
+            () = deposed(&self.raft, leader) => Err(Error::NoLeader),
+        }
+    }
+}
+
+/// Tells all of them once this member has applied the index, or cannot.
+async fn tell<E: Engine>(
+    raft: Raft<TypeConfig, Machine<E>>,
+    gate: Arc<Gate>,
+    index: Option<LogId>,
+    waiting: Vec<Waiting>,
+    _place: OwnedSemaphorePermit,
+) {
+    let cannot = || {
+        let is_needless = waiting.iter().all(Waiting::is_closed);
+        if gate.disk_full() { Some(Error::DiskFull) } else { is_needless.then_some(Error::Overloaded) }
+    };
+    let done = await_applied(&raft, index, cannot).await;
+    tell_all(waiting, done);
+}
+
+fn tell_all(waiting: Vec<Waiting>, done: Result<(), Error>) {
+    for waiting in waiting {
+        // Whoever gave up waits no more.
+        let _ = waiting.send(done);
     }
 }
 
@@ -141,19 +188,21 @@ async fn index_under<E: Engine>(raft: &Raft<TypeConfig, Machine<E>>, policy: Rea
     }
 }
 
-async fn await_applied<E: Engine>(group: &Group<E>, index: Option<LogId>, deadline: Instant) -> Result<(), Error> {
-    if group.has_applied(index) {
+/// Returns once this member has applied the index; or when `cannot`, asked now and then, says why it is not waited for.
+async fn await_applied<E: Engine>(
+    raft: &Raft<TypeConfig, Machine<E>>,
+    index: Option<LogId>,
+    cannot: impl Fn() -> Option<Error>,
+) -> Result<(), Error> {
+    if raft.metrics().borrow_watched().last_applied >= index {
         return Ok(());
     }
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let wait = group.raft().wait(Some(left.min(FULL_DISK_PATIENCE)));
+        let wait = raft.wait(Some(FULL_DISK_PATIENCE));
         match wait.metrics(|metrics| metrics.last_applied >= index, "the read index to be applied").await {
             Ok(_) => return Ok(()),
             Err(WaitError::ShuttingDown) => return Err(Error::Stopped),
-            Err(WaitError::Timeout(..)) if group.is_disk_full() => return Err(Error::DiskFull),
-            Err(WaitError::Timeout(..)) if Instant::now() >= deadline => return Err(Error::Overloaded),
-            Err(WaitError::Timeout(..)) => {}
+            Err(WaitError::Timeout(..)) => cannot().map_or(Ok(()), Err)?,
         }
     }
 }
