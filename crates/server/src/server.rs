@@ -1,6 +1,6 @@
 //! The parts of a running server, put together.
 //!
-//! 1. Two runtimes: Raft's tasks never wait behind requests.
+//! 1. Three runtimes: neither Raft's tasks nor an operator's requests ever wait behind those of tenants.
 //! 2. The listeners are bound before the node starts, so that a taken port is known at once. From then on requests are
 //!    answered, with 503 until the node serves; then `addresses.json` is written, and the node is announced.
 //! 3. A signal stops accepting, lets what is in flight finish, then stops the node, which makes a last checkpoint. A
@@ -62,6 +62,8 @@ const BACKLOG: u32 = 4_096;
 pub(crate) const ADDRESSES_FILE: &str = "addresses.json";
 /// Threads of Raft's own runtime: its two groups, and one for the rest.
 const RAFT_THREADS: usize = 2;
+/// Threads of the private listener's own runtime.
+const OPERATOR_THREADS: usize = 1;
 /// How often callers that are not there any more are forgotten, in ticks of a second.
 const SWEEP_TICKS: u64 = 60;
 
@@ -122,10 +124,13 @@ pub(crate) fn run(start: Start) -> anyhow::Result<()> {
     let log = telemetry::start_logging(filter, start.config.log_format, &*env)?;
     let raft = runtime("insid-raft", Some(RAFT_THREADS))?;
     let requests = runtime("insid-http", None)?;
+    let operators = runtime("insid-operators", Some(OPERATOR_THREADS))?;
     let metrics = Metrics::new(env.clone(), log.dropped_events());
-    let ended = requests.block_on(serve(start, raft.handle().clone(), env, metrics));
+    let runtimes = Runtimes { raft: raft.handle().clone(), operators: operators.handle().clone() };
+    let ended = requests.block_on(serve(start, runtimes, env, metrics));
     // What still blocks a thread, a read of a slow disk say, must not hold up the end.
     requests.shutdown_background();
+    operators.shutdown_background();
     raft.shutdown_background();
     // Where standard error is stuck, the last events are lost: there is nowhere left to say so.
     let _ = log.end();
@@ -140,7 +145,14 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
     builder.thread_name(name).enable_all().build().with_context(|| format!("cannot start the threads of {name}"))
 }
 
-async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
+/// Those beside the one that serves tenants' requests.
+struct Runtimes {
+    raft: Handle,
+    operators: Handle,
+}
+
+async fn serve(start: Start, runtimes: Runtimes, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
+    let Runtimes { raft, operators } = runtimes;
     let Start { config, secret, announce, stops_with_stdin } = start;
     let stdin = if stops_with_stdin { Some(end_of_stdin(&*env)?) } else { None };
     let mut signals = Signals::new(stdin)?;
@@ -152,7 +164,11 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
         }
     }
     let public = bind("public_address", config.public_address)?;
-    let private = bind("private_address", config.private_address)?;
+    let private = {
+        // A listener wakes up where it was made.
+        let _entered = operators.enter();
+        bind("private_address", config.private_address)?
+    };
     let connections_max =
         files::connections_max(files::raise_limit(), config.peer_address.is_some(), config.connections_max);
     let public_options = Arc::new(listen_options(
@@ -194,7 +210,7 @@ async fn serve(start: Start, raft: Handle, env: Arc<dyn Env>, metrics: Metrics) 
 
     let (stop, stopping) = watch::channel(false);
     let public = tokio::spawn(listen::serve(public, router(&app, Listener::Public), public_options, stopping.clone()));
-    let private = tokio::spawn(listen::serve(private, router(&app, Listener::Private), private_options, stopping));
+    let private = operators.spawn(listen::serve(private, router(&app, Listener::Private), private_options, stopping));
     let housekeeping = tokio::spawn(keep_house(app));
     let ready = async {
         node.await_serving().await?;
