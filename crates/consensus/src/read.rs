@@ -80,7 +80,11 @@ impl Reads {
         }
         let (waiting, done) = oneshot::channel();
         self.0.send(waiting).map_err(|_| Error::Stopped)?;
-        timeout_at(deadline, done).await.map_or(Err(Error::Overloaded), |done| done.unwrap_or(Err(Error::Stopped)))
+        match timeout_at(deadline, done).await {
+            Ok(done) => done.unwrap_or(Err(Error::Stopped)),
+            Err(_) if group.quorum_age().is_some_and(|age| age < INDEX_WAIT_MAX) => Err(Error::Overloaded),
+            Err(_) => Err(Error::NoLeader),
+        }
     }
 }
 
