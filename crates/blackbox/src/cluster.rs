@@ -15,10 +15,10 @@ use crate::{clock::FakeClock, disk::SmallDisk, network::Network};
 
 /// How many nodes there are.
 pub(crate) const NODES: usize = 3;
-/// Checkpoints and segments are small, so that logs are purged and snapshots made all the time. Requests are recorded by those
-/// who make them, and not logged.
+/// Checkpoints and segments are as small as can be, so that logs are purged and snapshots made all the time. Requests are
+/// recorded by those who make them, and not logged.
 const SETTINGS: &str = "checkpoint_bytes = 65536\nlog_segment_bytes = 1048576\nlog_tail_bytes = 262144\n\
-                        max_value_size = 65536\nlog_format = \"json\"\nlog_level = \"info,insid::http::layers=warn\"\n";
+                        max_value_size = 262144\nlog_format = \"json\"\nlog_level = \"info,insid::http::layers=warn\"\n";
 const SECRET: &str = "the-black-box-s-own-secret";
 /// How long a process that was told to end may take: longer than it has for what is in flight.
 const END_WAIT_MAX: Duration = Duration::from_secs(30);

@@ -8,7 +8,8 @@ const STEP: i64 = 1_000_000;
 /// The last of so many multiples is a long one.
 const KINDS: i64 = 16;
 
-/// The value that an operation writes, by its number: no other writes it. A long one makes the log grow into its next segments.
+/// The value that an operation writes, by its number: no other writes it. A long one makes the log grow into its next segments,
+/// which are of 4.3 MiB at least.
 pub(crate) fn written(number: i64, is_long: bool) -> i64 {
     (number * KINDS + if is_long { KINDS - 1 } else { number % (KINDS - 1) }) * STEP
 }
@@ -21,7 +22,7 @@ pub(crate) fn text(value: i64) -> String {
         return value.to_string();
     }
     let is_long = written % KINDS == KINDS - 1;
-    let length = if is_long { 10_000 + written * 7_919 % 40_000 } else { 20 + written * 7_919 % 600 };
+    let length = if is_long { 40_000 + written * 7_919 % 160_000 } else { 20 + written * 7_919 % 600 };
     format!("{value:0>width$}", width = usize::try_from(length).unwrap_or(20))
 }
 
@@ -42,7 +43,7 @@ mod tests {
         assert_eq!(text(STEP + 1), "1000001");
         for number in 1..1_000 {
             let (short, long) = (written(number, false), written(number, true));
-            assert!(text(short).len() < 1_000 && text(long).len() >= 10_000);
+            assert!(text(short).len() < 1_000 && text(long).len() >= 40_000);
             assert!(short < written(number + 1, true) && long < written(number + 1, false) && short != long);
         }
     }

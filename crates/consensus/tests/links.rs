@@ -4,15 +4,7 @@
 
 mod members;
 
-use std::{
-    future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::Poll,
-    time::Duration,
-};
+use std::time::Duration;
 
 use consensus::{Error, types::MemberId};
 use members::{Cluster, eventually, get, set, soon, within};
@@ -56,40 +48,6 @@ async fn a_leader_keeps_its_lease_over_a_long_way() {
     let follower = followers(leader).0;
     cluster.member(follower).submit(set("k", "v"), soon()).await.unwrap();
     assert_eq!(get(cluster.member(follower), "k").await.as_deref(), Some(&b"v"[..]));
-}
-
-/// On a busy node each wake-up stands in a queue: were they to take turns, the last of many would wait for as many queues.
-#[tokio::test]
-async fn all_who_read_on_a_follower_meanwhile_are_told_together() {
-    const READS: usize = 500;
-    let cluster = Cluster::start(3).await;
-    let follower = followers(cluster.leader().await).0;
-    cluster.hub.set_delay(Duration::from_millis(20));
-    let turns = Arc::new(AtomicU64::new(0));
-    let counted = turns.clone();
-    // Always ready: it counts how often each task could have had its turn.
-    let counting = tokio::spawn(poll_fn(move |context| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        context.waker().wake_by_ref();
-        Poll::<()>::Pending
-    }));
-    let read = || {
-        let (group, turns) = (cluster.member(follower).clone(), turns.clone());
-        tokio::spawn(async move {
-            group.read(soon()).await.map(drop).unwrap();
-            turns.load(Ordering::Relaxed)
-        })
-    };
-    let reads: Vec<_> = std::iter::repeat_with(read).take(READS).collect();
-    let mut ends = Vec::new();
-    for read in reads {
-        ends.push(read.await.unwrap());
-    }
-    counting.abort();
-    ends.sort_unstable();
-    // Some may have gone with an earlier question.
-    let took = ends[READS - 1] - ends[READS / 2];
-    assert!(took < 50, "{took} turns between the middle one and the last");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -118,6 +118,8 @@ impl Embedded {
         let public_url = format!("http://{}", side.address);
         let mut options = server::node_options(&config, env.clone(), &metrics, Handle::current(), side, public_url);
         options.disk = disk;
+        // As small as the settings say, so that a short run has many: little is written together in it.
+        options.log_segment_bytes = config.log_segment_bytes;
         let node = Node::start(options).await?;
         let root_key = secret.root_key();
         let app: Arc<App> = Arc::new(server::app(&config, &node, &root_key, env, metrics));

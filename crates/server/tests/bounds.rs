@@ -173,13 +173,13 @@ fn connections_leave_the_node_its_files() {
     // More than it may have open. Some are turned away with a word, the others without.
     let _many: Vec<Client> = (0..400).map(|_| Client::connect(server.public)).collect();
     let value = "x".repeat(60_000);
-    for n in 0..200 {
+    for n in 0..800 {
         // Many segments of the log, and checkpoints.
         let answer = client.post("/vs", json!({"key": format!("k{n}"), "value": value}));
         assert_eq!(answer.status, 200, "{n}: {}", answer.text());
     }
     assert_eq!(server.admin("GET", "/admin/cluster/status", "").status, 200);
-    assert_eq!(client.get("/vs?key=k199").json(), json!({ "data": value }));
+    assert_eq!(client.get("/vs?key=k799").json(), json!({ "data": value }));
 }
 
 /// Returns once the public listener has a place for a new connection.

@@ -8,7 +8,10 @@ use consensus::{
     CheckpointPolicy, Group, Options,
     env::System,
     log::memory::MemoryLog,
-    transport::{loopback::Hub, wire::GroupId},
+    transport::{
+        loopback::Hub,
+        wire::{GroupId, Wire},
+    },
     types::{MemberId, Peer},
 };
 use state::{
@@ -51,9 +54,14 @@ pub fn options(id: u64) -> Options {
 }
 
 pub async fn start(hub: &Hub, options: Options) -> Group<MemoryEngine> {
+    start_over(hub, hub.clone(), options).await
+}
+
+/// A member that reaches the others over `wire`.
+pub async fn start_over(hub: &Hub, wire: impl Wire, options: Options) -> Group<MemoryEngine> {
     let machine = StateMachine::open(Arc::new(MemoryEngine::new()), Keyspace::Cache).unwrap();
     let env = Arc::new(System::new());
-    let group = Group::start(options, MemoryLog::default(), hub.clone(), machine, env).await.unwrap();
+    let group = Group::start(options, MemoryLog::default(), wire, machine, env).await.unwrap();
     hub.join(&group);
     group
 }
@@ -66,10 +74,15 @@ impl Cluster {
 
     /// The same, with options for each of them.
     pub async fn start_with(count: u64, options: impl Fn(u64) -> Options) -> Self {
+        Self::start_over(count, Hub::clone, options).await
+    }
+
+    /// The same, over a wire of their own.
+    pub async fn start_over<W: Wire>(count: u64, wire: impl Fn(&Hub) -> W, options: impl Fn(u64) -> Options) -> Self {
         let hub = Hub::default();
         let mut groups = BTreeMap::new();
         for id in 1..=count {
-            groups.insert(id, start(&hub, options(id)).await);
+            groups.insert(id, start_over(&hub, wire(&hub), options(id)).await);
         }
         let voters: BTreeMap<MemberId, Peer> = (1..=count).map(|id| (MemberId::from(id), Peer::default())).collect();
         for group in groups.values() {
