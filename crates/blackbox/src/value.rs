@@ -23,7 +23,9 @@ pub(crate) fn text(value: i64) -> String {
     }
     let is_long = written % KINDS == KINDS - 1;
     let length = if is_long { 40_000 + written * 7_919 % 160_000 } else { 20 + written * 7_919 % 600 };
-    format!("{value:0>width$}", width = usize::try_from(length).unwrap_or(20))
+    let digits = value.to_string();
+    // A width of `format!` ends at 65,535.
+    "0".repeat(usize::try_from(length).unwrap_or(20).saturating_sub(digits.len())) + &digits
 }
 
 /// The number of a text.
