@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::failure::Failure;
-use crate::{alias, cluster, completions, keys, limits, login, ping, store};
+use crate::{alias, bench, cluster, completions, keys, limits, login, ping, store};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -125,6 +125,8 @@ pub(crate) enum Command {
 
     /// Check that the service answers, and show who is asking
     Ping(ping::Command),
+
+    Bench(Box<bench::Command>),
 
     /// Save a URL and an API key as a profile
     Login(login::Command),

@@ -39,6 +39,9 @@ pub(crate) enum Failure {
     /// The SDK's error.
     #[error(transparent)]
     Client(#[from] Error),
+    /// A benchmark in which nothing was served.
+    #[error("{message}")]
+    Unserved { message: String, hint: Option<String>, exit: Exit },
     /// Standard output takes no more.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -111,7 +114,7 @@ impl Failure {
     fn client_error(&self) -> Option<&Error> {
         match self {
             Self::Client(error) => Some(error),
-            Self::Usage { .. } | Self::Output(_) => None,
+            Self::Usage { .. } | Self::Unserved { .. } | Self::Output(_) => None,
         }
     }
 
@@ -132,9 +135,8 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } | Self::Client(Error::Config(_)) => Exit::Usage,
-            Self::Client(Error::Refused(refusal)) => {
-                refusal.code.map_or_else(|| exit_of_status(refusal.status), exit_of_code)
-            }
+            Self::Unserved { exit, .. } => *exit,
+            Self::Client(Error::Refused(refusal)) => exit_of(refusal.status, refusal.code),
             Self::Client(Error::Unreachable { .. } | Error::Interrupted { .. } | Error::OutcomeUnknown { .. })
             | Self::Client(Error::UnexpectedAnswer { .. })
             | Self::Output(_) => Exit::Unknown,
@@ -144,6 +146,7 @@ impl Failure {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Usage { hint, .. } => return Some(hint.clone()),
+            Self::Unserved { hint, .. } => return hint.clone(),
             Self::Output(_) => return None,
             Self::Client(Error::Config(error)) => config_hint(error),
             Self::Client(Error::Refused(_)) if self.is_shut_out() => {
@@ -164,6 +167,11 @@ impl Failure {
         };
         Some(hint.to_owned())
     }
+}
+
+/// How a refusal ends a run.
+pub(crate) fn exit_of(status: u16, code: Option<Code>) -> Exit {
+    code.map_or_else(|| exit_of_status(status), exit_of_code)
 }
 
 fn exit_of_status(status: u16) -> Exit {
@@ -229,7 +237,8 @@ fn config_hint(error: &ConfigError) -> &'static str {
     }
 }
 
-fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
+/// What to do about a refusal; `wait_seconds` is how long the server asks to wait.
+pub(crate) fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
     let hint = match code {
         Code::Unauthorized => {
             "the API key is unknown, deleted or expired, or is not the root key, which `keys`, and `limits` for a key, \

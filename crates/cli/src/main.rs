@@ -2,11 +2,13 @@
 //!
 //! 1. `args` parses; a mistake ends here with exit 2.
 //! 2. `settings` finds URL and key: flags, then the environment, then the profile that `insic login` saved.
-//! 3. One file per command group calls the SDK, and prints through `output`: for people, or as JSON.
+//! 3. One file per command group calls the SDK, and prints through `output`: for people, or as JSON. `bench` alone opens
+//!    connections of its own.
 //! 4. `failure` turns what went wrong into a sentence, a hint and an exit code.
 
 mod alias;
 mod args;
+mod bench;
 mod cluster;
 mod completions;
 mod escape;

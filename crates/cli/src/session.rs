@@ -5,7 +5,7 @@ use crate::failure::{Exit, Failure};
 use crate::input::Stdin;
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::{alias, cluster, completions, keys, limits, login, ping, store};
+use crate::{alias, bench, cluster, completions, keys, limits, login, ping, store};
 
 /// Where a command reads, where it prints, and how it reaches the service.
 pub(crate) struct Session {
@@ -34,6 +34,7 @@ async fn dispatch(command: Command, session: &mut Session) -> Result<Exit, Failu
         Command::Limits(command) => limits::run(command, session).await,
         Command::Alias(command) => alias::run(command, session).await,
         Command::Cluster(command) => cluster::run(command, session).await,
+        Command::Bench(command) => bench::run(*command, session).await,
         Command::Ping(command) => ping::run(command, session).await,
         Command::Login(command) => login::run(command, session).await,
         Command::Completions(command) => completions::run(command, session),

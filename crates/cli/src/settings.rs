@@ -3,7 +3,7 @@
 //! Each setting is taken from the first of these that has it: the flags; a profile named by `--profile`; the
 //! environment; the profile `default`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use insidb_client::{Builder, Client, ConfigError};
 
@@ -48,20 +48,16 @@ impl Settings {
 
     /// The client for all commands but `login`.
     pub(crate) fn client(&self, stdin: &mut Stdin) -> Result<Client, Failure> {
-        let mut settings = self.resolve()?;
+        let mut settings = self.in_use()?;
         if settings.url.is_empty() && settings.admin_url.is_empty() {
             return Err(ConfigError::NoUrl.into());
         }
-        let Some(key) = settings.key.take() else {
-            return Err(Failure::usage(
-                "no API key is set",
-                "pass --key KEY, or `--key -` and pipe it in; set INSIDB_API_KEY; or run `insic login` once",
-            ));
-        };
-        Ok(builder(&settings)?.key(stdin.secret(key)?).build()?)
+        let key = stdin.secret(key_of(&mut settings)?)?;
+        Ok(builder(&settings)?.key(key).build()?)
     }
 
-    fn resolve(&self) -> Result<Profile, Failure> {
+    /// All layers as one.
+    pub(crate) fn in_use(&self) -> Result<Profile, Failure> {
         let mut profiles = Profiles::load()?;
         let flags = self.flags.clone();
         let environment = self.environment.clone();
@@ -70,6 +66,16 @@ impl Settings {
             None => Ok(flags.or(environment).or(profiles.remove(DEFAULT_PROFILE).unwrap_or_default())),
         }
     }
+}
+
+/// Takes the API key out, which may be `-`.
+pub(crate) fn key_of(settings: &mut Profile) -> Result<String, Failure> {
+    settings.key.take().ok_or_else(|| {
+        Failure::usage(
+            "no API key is set",
+            "pass --key KEY, or `--key -` and pipe it in; set INSIDB_API_KEY; or run `insic login` once",
+        )
+    })
 }
 
 /// A client builder with all settings but the key.
@@ -81,7 +87,8 @@ pub(crate) fn builder(settings: &Profile) -> Result<Builder, Failure> {
     }
 }
 
-fn read_ca(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+/// The certificates that `--ca` names.
+pub(crate) fn read_ca(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| {
         Failure::usage(format!("cannot read the CA certificate {}: {error}", path.display()), "check --ca")
     })
