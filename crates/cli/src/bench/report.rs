@@ -299,9 +299,10 @@ fn loop_line(report: &Report<'_>) -> String {
         Some(rate) => format!("open loop at {rate} requests/s, latency from when each was due"),
         None => "closed loop".to_owned(),
     };
+    let s = if *connections == 1 { "" } else { "s" };
     let pipeline = if *pipeline == 1 { String::new() } else { format!(" with {pipeline} requests under way on each") };
     format!(
-        "{:.1} s; {kind}; {connections} connections{pipeline}; {keys} keys, {distribution}; values of {value_bytes} bytes",
+        "{:.1} s; {kind}; {connections} connection{s}{pipeline}; {keys} keys, {distribution}; values of {value_bytes} bytes",
         report.seconds
     )
 }

@@ -83,6 +83,13 @@ struct Open {
     due: Semaphore,
 }
 
+/// What is due at the end may go out for so long behind it: otherwise every slip of the scheduler would leave some unsent.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The shortest wait between two looks at what is due: what falls due meanwhile goes out together. Without it, a rate that
+/// is too high would leave the thread no time to send anything.
+const PACE_MIN: Duration = Duration::from_micros(20);
+
 /// More permits than connections ask for, to wake all that wait.
 const PERMITS_FOR_ALL: usize = 1 << 32;
 
@@ -118,7 +125,8 @@ impl Schedule {
 
     /// Whether nothing is sent any more.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
-        self.ends.is_some_and(|ends| now >= ends)
+        let grace = if self.open.is_some() { GRACE } else { Duration::ZERO };
+        self.ends.is_some_and(|ends| now >= ends + grace)
             || self.given.load(Ordering::Relaxed) >= self.given_max
             || *self.stop.borrow()
     }
@@ -161,11 +169,12 @@ impl Schedule {
         let mut stop = self.stop.clone();
         let mut made_due = 0;
         while made_due < self.given_max {
-            let due = open.timetable.due_by(Instant::now()).min(self.given_max);
+            let now = Instant::now();
+            let due = open.timetable.due_by(now).min(self.given_max);
             open.due.add_permits(usize::try_from(due - made_due).expect("a run's requests fit into memory"));
             made_due = due;
             tokio::select! {
-                () = alarm.until(open.timetable.due(made_due)) => {}
+                () = alarm.until(open.timetable.due(made_due).max(now + PACE_MIN)) => {}
                 _ = stop.wait_for(|is_stopped| *is_stopped) => break,
             }
         }
@@ -269,5 +278,45 @@ mod tests {
             (8, Some(start + Duration::from_millis(2)))
         );
         assert_eq!(schedule.unsent(start + Duration::from_secs(60)), 1_998);
+    }
+    #[tokio::test]
+    async fn a_rate_that_is_too_high_leaves_time_to_send() {
+        let (stop, stopped) = watch::channel(false);
+        let start = Instant::now();
+        let timetable = Timetable { start, per_second: 100_000_000, threads: 1, thread: 0 };
+        let end = End::After(Duration::from_secs(3_600));
+        let schedule = Schedule::new(start, Duration::ZERO, end, Some(timetable), stopped);
+        let sender = async {
+            for _ in 0..1_000 {
+                schedule.later().await;
+                assert!(matches!(schedule.take(Instant::now(), true), Turn::Send { .. }));
+                tokio::task::yield_now().await;
+            }
+            stop.send_replace(true);
+        };
+        tokio::join!(schedule.pace(Alarm::new().expect("a timer")), sender);
+        // What waits when it is stopped is woken.
+        schedule.later().await;
+        assert_eq!(schedule.take(Instant::now(), true), Turn::Over);
+    }
+
+    #[tokio::test]
+    async fn all_that_is_due_is_handed_out_and_nothing_before_its_time() {
+        let (schedule, _, _stop) = schedule(End::Requests(50), Duration::ZERO, true);
+        let sender = async {
+            let mut count = 0;
+            loop {
+                schedule.later().await;
+                let now = Instant::now();
+                match schedule.take(now, true) {
+                    Turn::Send { due } => assert!(due <= now),
+                    Turn::Later => unreachable!("a permit was waited for"),
+                    Turn::Over => return count,
+                }
+                count += 1;
+            }
+        };
+        let ((), count) = tokio::join!(schedule.pace(Alarm::new().expect("a timer")), sender);
+        assert_eq!(count, 50);
     }
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 mod binary;
 mod failures;
+mod keeper;
 mod operators;
 mod settings;
 mod stores;
