@@ -63,11 +63,13 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         write_distribution(path, "")?;
     }
     let service = reach(&command, session).await?;
+    let is_filled = command.is_filled(&shares);
     if let Some(limit) = service.rate_limit {
-        session.out.remark(&format!("the API key's rate limit is {limit} requests a second"))?;
+        let fill_seconds = if is_filled { Some(notes::fill_seconds(command.keys, limit)?) } else { None };
+        session.out.remark(&notes::rate_limit(limit, fill_seconds))?;
     }
     let is_shown = !session.out.json;
-    if command.is_filled(&shares) {
+    if is_filled {
         run::fill(&command, &service, is_shown).await?;
     }
     let mut findings = run::measure(&command, shares, &service, is_shown).await?;

@@ -25,7 +25,6 @@ pub(crate) fn distribution(latency: &Histogram<u64>) -> String {
     text
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an hour of microseconds is far below 53 bits")]
 fn millis(micros: u64) -> f64 {
     micros as f64 / 1_000.0
 }

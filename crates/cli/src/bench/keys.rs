@@ -65,7 +65,6 @@ impl Chooser {
     pub(crate) fn new(keys: u64, distribution: Distribution) -> Self {
         let zipf = match distribution {
             Distribution::Uniform => None,
-            #[expect(clippy::cast_precision_loss, reason = "14 digits are below the 53 bits that a float holds")]
             Distribution::Zipf { theta } => Some(Ranks {
                 zipf: Zipf::new(keys as f64, theta).expect("at least one key, and an exponent above 0"),
                 step: scattering_step(keys),
@@ -79,11 +78,6 @@ impl Chooser {
         match &self.zipf {
             None => random.random_range(0..self.keys),
             Some(ranks) => {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a rank is a whole number from 1 on"
-                )]
                 let rank = (ranks.zipf.sample(random) as u64).clamp(1, self.keys) - 1;
                 // Neighbours in rank would be neighbours in the store, and hot keys would share its pages.
                 let scattered = u128::from(rank) * u128::from(ranks.step) % u128::from(self.keys);

@@ -8,6 +8,27 @@ use super::report::Findings;
 use super::tally::{Refusals, Tally};
 use crate::failure::{self, Exit, Failure};
 
+/// How long it takes to set all keys of one API key under its rate limit.
+///
+/// # Errors
+/// When the limit is 0: then it takes forever.
+pub(crate) fn fill_seconds(keys: u64, rate_limit: u64) -> Result<u64, Failure> {
+    keys.checked_div(rate_limit).ok_or_else(|| Failure::Unserved {
+        message: "the API key may do nothing: its rate limit is 0".to_owned(),
+        hint: refusal_note(Some(Code::RateLimited), Some(rate_limit)),
+        exit: Exit::Refused,
+    })
+}
+
+/// What is told before the run of a key with a rate limit.
+pub(crate) fn rate_limit(rate_limit: u64, fill_seconds: Option<u64>) -> String {
+    let limit = format!("note: the API key's rate limit is {rate_limit} requests a second");
+    match fill_seconds {
+        Some(seconds @ 5..) => format!("{limit}; setting the keys first takes {seconds} s, --no-fill leaves it out"),
+        Some(_) | None => limit,
+    }
+}
+
 /// Adds the notes that the findings call for. `rate_limit` is that of the API key in use, when it has one.
 pub(crate) fn add(findings: &mut Findings, rate_limit: Option<u64>) {
     let mut notes = Vec::new();
@@ -52,6 +73,12 @@ pub(crate) fn refusal_note(code: Option<Code>, rate_limit: Option<u64>) -> Optio
         (Code::AddressRateLimited, _) => {
             Some("the node's rate limit for one address refused requests (429): its configuration has it".to_owned())
         }
+        (Code::LeaderElsewhere, _) => Some(
+            "a node sends writes on to the leader (307), which costs two requests: name the leader alone with --url"
+                .to_owned(),
+        ),
+        // What they advise, to try again, is what the run does.
+        (Code::NoLeader | Code::NoQuorum | Code::Overloaded | Code::HeadTimeout | Code::BodyTimeout, _) => None,
         (code, _) => failure::code_hint(code, 1).map(|hint| format!("{code}: {hint}")),
     }
 }
@@ -65,7 +92,7 @@ fn is_saturated(findings: &Findings) -> bool {
 
 /// The failure of a run in which no request was served, by what most of them met.
 pub(crate) fn failure(tally: &Tally, rate_limit: Option<u64>) -> Option<Failure> {
-    if tally.all().latency.len() > 0 {
+    if !tally.all().latency.is_empty() {
         return None;
     }
     let most = tally.refusals.iter().max_by_key(|(_, refusals)| refusals.count);

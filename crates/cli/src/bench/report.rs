@@ -225,7 +225,6 @@ impl Findings {
             },
             client_cpu_us_per_request: match tally.sent {
                 0 => 0.0,
-                #[expect(clippy::cast_precision_loss, reason = "a figure for the eye")]
                 sent => tenths(self.client_cpu.as_secs_f64() * 1e6 / sent as f64),
             },
             series: is_series.then_some(&self.series),
@@ -234,7 +233,6 @@ impl Findings {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a figure for the eye")]
 fn rate(count: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { tenths(count as f64 / seconds) } else { 0.0 }
 }

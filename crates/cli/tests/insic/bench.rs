@@ -152,6 +152,12 @@ fn refusals_are_counted_by_their_codes_and_are_in_no_latency() {
 #[test]
 fn a_run_in_which_nothing_is_served_fails() {
     let keeper = Keeper::faulty(Some(0), |_, _| Fault::Refuse(429, "rate_limited"));
+    insic(&keeper)
+        .run(&["bench"])
+        .is(3, "")
+        .says("its rate limit is 0")
+        .says("insic limits set --rate-per-second N UUID");
+    assert_eq!(keeper.asked().len(), 0);
     let run = insic(&keeper).run(&["bench", "--op", "set", "--requests", "20", "--connections", "2"]);
     assert_eq!(run.exit, 3, "{run:?}");
     run.says("error: no request was served: 20 were answered with 429 rate_limited")
@@ -189,6 +195,18 @@ fn filling_repeats_what_is_refused_for_the_moment_and_what_is_lost() {
     assert_eq!(run.exit, 0, "{run:?}");
     assert_eq!(keeper.stored().len(), 50);
     assert_eq!(number(&report["requests"]["negative"]), 0);
+}
+
+#[test]
+fn a_rate_limit_is_told_before_the_run() {
+    let keeper = Keeper::faulty(Some(100), |_, _| Fault::None);
+    let run = insic(&keeper).run(&["bench", "--keys", "700", "--requests", "10", "--connections", "2"]);
+    assert_eq!(run.exit, 0, "{run:?}");
+    run.says(
+        "the API key's rate limit is 100 requests a second; setting the keys first takes 7 s, --no-fill leaves it out",
+    );
+    let run = insic(&keeper).run(&["bench", "--no-fill", "--requests", "10", "--connections", "2"]);
+    assert_eq!(run.stderr, "note: the API key's rate limit is 100 requests a second\n");
 }
 
 #[test]

@@ -33,11 +33,14 @@ struct State {
     stored: HashMap<(String, String), String>,
 }
 
+/// What becomes of a request, by its number and what it asks.
+type Decide = dyn Fn(usize, &Asked) -> Fault + Send + Sync;
+
 struct Shared {
     state: Mutex<State>,
     arrived: Condvar,
     /// Decides by the number of the request. Called while everything else waits: what it does, all connections feel.
-    fault: Box<dyn Fn(usize, &Asked) -> Fault + Send + Sync>,
+    fault: Box<Decide>,
     rate_limit: Option<u64>,
     is_over: AtomicBool,
 }
