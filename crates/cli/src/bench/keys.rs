@@ -65,6 +65,7 @@ impl Chooser {
     pub(crate) fn new(keys: u64, distribution: Distribution) -> Self {
         let zipf = match distribution {
             Distribution::Uniform => None,
+            // 14 digits are below the 53 bits that a float holds.
             Distribution::Zipf { theta } => Some(Ranks {
                 zipf: Zipf::new(keys as f64, theta).expect("at least one key, and an exponent above 0"),
                 step: scattering_step(keys),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
@@ -111,6 +111,8 @@ pub(super) async fn measure(
     let crew = Crew::assemble(&service.targets, command.connections as usize, command.threads as usize).await?;
     let stocks = stocks(command, shares, service);
     let (stop, stopped) = watch::channel(false);
+    // From the first request on, Ctrl-C asks for what was found.
+    let interrupts = signal(SignalKind::interrupt())?;
     let start = Instant::now();
     let cpu_before = processor_time();
     let desks: Vec<_> = (0..command.threads).map(|thread| Arc::new(desk(command, thread, start, &stopped))).collect();
@@ -136,7 +138,7 @@ pub(super) async fn measure(
         })
     });
     let mut watch = Watch::new(command, &desks, start, is_shown);
-    let interrupted_at = watch.until(done, &stop).await?;
+    let interrupted_at = watch.until(done, interrupts, &stop).await?;
     let ended = Instant::now();
     watch.take_second(ended);
     let measured_from = desks[0].schedule.measured_from;
@@ -242,10 +244,10 @@ impl<'a> Watch<'a> {
     async fn until(
         &mut self,
         done: impl Future<Output = Result<(), Failure>>,
+        mut interrupts: Signal,
         stop: &watch::Sender<bool>,
     ) -> Result<Option<Instant>, Failure> {
         let mut done = std::pin::pin!(done);
-        let mut interrupts = signal(SignalKind::interrupt())?;
         let mut ticks = ticks(self.measured_from);
         let mut ticked: u64 = 0;
         let mut interrupted_at = None;
