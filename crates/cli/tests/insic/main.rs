@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod bench_failures;
 mod binary;
 mod failures;
 mod keeper;
