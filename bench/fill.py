@@ -4,9 +4,10 @@ InsiDB has one write for each key; etcd takes transactions of up to 128 puts, Re
 """
 
 import json, signal, socket, subprocess, time, urllib.request
+from base64 import b64encode
 
 import admin, load
-from operations import COUNTER, HOT, Operation
+from operations import COUNTER, HOT
 from processes import ENVIRONMENT, OutOfTime, end_with_parent
 
 CONNECTIONS = 128
@@ -21,18 +22,25 @@ def fill(peer, store, keys, value_bytes, scratch, deadline):
     if peer.protocol == "redis":
         fill_redis(peer.port, keys, value_bytes, deadline)
     elif peer.name == "etcd":
-        fill_by_wrk(peer, store, keys, value_bytes, scratch, deadline, max(1, min(ETCD_PUTS, ETCD_REQUEST_BYTES * 3 // 4 // value_bytes)))
+        fill_by_wrk(peer, store, keys, value_bytes, scratch, deadline, etcd_batch(keys, value_bytes))
         check(peer, keys, etcd_count(peer))
+        ask_etcd(peer, "put", {"key": base64(HOT), "value": base64("x" * value_bytes)})
     else:
         before = admin.stored_keys(peer.private, store) if peer.private else 0
         fill_by_wrk(peer, store, keys, value_bytes, scratch, deadline, 1)
         if peer.private:
             check(peer, keys, admin.stored_keys(peer.private, store) - before)
-        for api_key in peer.api_keys[:1]:
-            admin.request(peer.address_of(store), "POST", f"/{store}", api_key, {"key": HOT, "value": "x" * value_bytes})
+        status, _ = admin.request(peer.address_of(store), "POST", f"/{store}", peer.api_keys[0], {"key": HOT, "value": "x" * value_bytes})
+        if status != 200:
+            raise SystemExit(f"{peer.name} answered {status} to a set")
     took = time.monotonic() - began
     print(f"  filled: {peer.name}, {store if peer.is_ours else 'all'}, {keys:,} keys of {value_bytes:,} bytes in {took:.1f} s", flush=True)
     settle(peer, deadline)
+
+
+def etcd_batch(keys, value_bytes):
+    """Puts of one transaction: of no key twice, and within what etcd takes."""
+    return max(1, min(keys, ETCD_PUTS, ETCD_REQUEST_BYTES * 3 // 4 // value_bytes))
 
 
 def check(peer, keys, found):
@@ -62,10 +70,19 @@ def fill_by_wrk(peer, store, keys, value_bytes, scratch, deadline, batch):
     load.result(out)
 
 
+def ask_etcd(peer, what, body):
+    with urllib.request.urlopen(f"http://{peer.address}/v3/kv/{what}", json.dumps(body).encode(), timeout=60) as answer:
+        return json.loads(answer.read())
+
+
 def etcd_count(peer):
-    body = json.dumps({"key": "AA==", "range_end": "AA==", "count_only": True}).encode()
-    with urllib.request.urlopen(f"http://{peer.address}/v3/kv/range", body, timeout=60) as answer:
-        return int(json.loads(answer.read()).get("count", 0))
+    # All keys, as etcd says it: from the zero byte to the zero byte.
+    every = base64("\0")
+    return int(ask_etcd(peer, "range", {"key": every, "range_end": every, "count_only": True}).get("count", 0))
+
+
+def base64(text):
+    return b64encode(text.encode()).decode()
 
 
 def redis_command(*words):

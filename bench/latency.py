@@ -1,6 +1,6 @@
 """Durable sets at half of the peak rate, each due at its time (an open loop), while checkpoints run: latency over time"""
 
-import json, os, statistics, subprocess, time
+import json, statistics, subprocess, time
 
 import admin, peers, pictures
 from processes import ENVIRONMENT, OutOfTime, end_with_parent, output, program

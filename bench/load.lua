@@ -13,7 +13,10 @@ local value = string.rep("x", P.value_bytes)
 local hot = P.kind == "bump" and "counter:000000000hot" or "key:0000000000000hot"
 
 local authorizations = {}
-for key in io.lines(P.api_keys) do authorizations[#authorizations + 1] = "Authorization: Bearer " .. key .. "\r\n" end
+for key in io.lines(P.api_keys) do
+  -- An empty line stands for none.
+  authorizations[#authorizations + 1] = key == "" and "" or "Authorization: Bearer " .. key .. "\r\n"
+end
 local tenants = #authorizations
 
 local host = "Host: localhost\r\n"

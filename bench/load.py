@@ -67,6 +67,8 @@ class Client:
         if self.deadline.is_past(seconds):
             raise OutOfTime
         if peer.protocol == "redis":
+            if value_bytes > WORD_BYTES_MAX:
+                raise SystemExit(f"redis-benchmark takes no values over {WORD_BYTES_MAX:,} bytes: leave Redis out with --peers")
             command = operation.redis("x" * value_bytes)
             work = (peer.name, operation, value_bytes, connections)
             if work not in self.redis_rates:

@@ -73,7 +73,7 @@ class Matrix:
                 measure(dataset, context, rows)
         except OutOfTime:
             context.note("The time was over before all was measured: what is missing, or has fewer rounds, was not.")
-        tables = [Table("Medians of the rounds", COLUMNS, rows)]
+        tables = [Table(f"Medians of up to {context.arguments.rounds} rounds of {context.arguments.seconds} s", COLUMNS, rows)]
         if self.summary:
             tables = self.summary(rows, machine.sync_us(context.syncs)) + tables
         return tables

@@ -148,7 +148,7 @@ def missing(names):
 
 
 class Started:
-    """The peers of these names, by the names of what is asked; they end when it is left."""
+    """The peers of these names, by the names of what is asked; they are killed when it is left, and their data is of no use then."""
 
     def __init__(self, names, scratch, **options):
         self.names, self.scratch, self.options, self.peers = names, pathlib.Path(scratch), options, {}
@@ -164,7 +164,7 @@ class Started:
 
     def __exit__(self, *_):
         for process in {process: None for peer in self.peers.values() for process in peer.processes}:
-            process.stop()
+            process.kill()
 
 
 class One(Started):

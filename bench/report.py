@@ -51,7 +51,7 @@ def write(context, suite, tables):
              f"commit {about['commit']}, a {about['build']} build; {', '.join(about['versions'].values())}."]
     if sync:
         lines.append(f"A bare fdatasync: {sync['p50_us']:,.0f} us in the median, {sync['per_second']:,.0f} a second.")
-    lines += [f"Up to {context.arguments.rounds} rounds of {context.arguments.seconds} s, client and servers on the same cores.", ""]
+    lines += ["Clients and servers share the cores.", ""]
     lines += [f"{note}\n" for note in context.notes]
     markdown = "\n".join(lines) + "\n" + "\n".join(table.markdown() for table in tables)
     (context.out / "results.md").write_text(markdown)
