@@ -4,7 +4,7 @@ import json, pathlib, subprocess
 
 import admin
 from local import Cluster
-from processes import ENVIRONMENT, Process, demand, free_port, is_open, program
+from processes import ENVIRONMENT, INSTALL, Process, demand, free_port, is_open, program
 
 ONE_TENANT = 1
 
@@ -103,7 +103,12 @@ def three(scratch, options):
 def bare(scratch, options):
     """The example `bare` of the server: HTTP and JSON, and no store."""
     process = Process("bare", [program("bare"), options["value_bytes"]], scratch / "bare.log", stdout=subprocess.PIPE)
-    return [Peer("bare", [process], "http", process.child.stdout.readline().strip())]
+    address = process.child.stdout.readline().strip()
+    _, answer = admin.request(address, "GET", "/vs?key=any")
+    if len(json.loads(answer)["data"]) != options["value_bytes"]:
+        process.kill()
+        raise SystemExit(f"the example `bare` that is there takes no length of values: {INSTALL['bare']}")
+    return [Peer("bare", [process], "http", address)]
 
 
 def redis(name, scratch, *settings):

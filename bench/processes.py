@@ -51,9 +51,12 @@ class Process:
 
     def __init__(self, name, command, log, environment=ENVIRONMENT, stdout=subprocess.DEVNULL):
         self.name, self.log = name, pathlib.Path(log)
+        self.begun_by = {"args": [str(word) for word in command], "env": environment, "stdout": stdout}
+        self.begin()
+
+    def begin(self):
         with open(self.log, "ab") as stderr:
-            self.child = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-                                          env=environment, text=True, preexec_fn=end_with_parent)
+            self.child = subprocess.Popen(stdin=subprocess.DEVNULL, stderr=stderr, text=True, preexec_fn=end_with_parent, **self.begun_by)
 
     def wait_for(self, what, condition, seconds=60):
         """What the condition answers, as soon as that is true; fails when the process ends or the time has passed."""
