@@ -1,6 +1,6 @@
 """The machine that a run is made on: figures of two machines, or of two days, are not compared."""
 
-import os, pathlib, platform, subprocess, time
+import os, pathlib, platform, statistics, subprocess, time
 
 from processes import BUILT, ENVIRONMENT, ROOT, program
 
@@ -65,9 +65,9 @@ def fdatasync_seconds(scratch, seconds):
 
 
 def sync_us(rounds):
-    """Of the loop in each round: the median of the rounds' medians in microseconds, and turns a second."""
+    """Of so many looks at the loop: the median of their medians in microseconds, the lowest and highest of these, and turns a second."""
     if not rounds:
         return None
-    middle = lambda values: sorted(values)[len(values) // 2]
-    return {"p50_us": middle([middle(turns) for turns in rounds]) * 1e6,
-            "per_second": middle([len(turns) / sum(turns) for turns in rounds]), "rounds": len(rounds)}
+    p50s_us = [statistics.median(turns) * 1e6 for turns in rounds]
+    return {"p50_us": statistics.median(p50s_us), "p50_us_lowest": min(p50s_us), "p50_us_highest": max(p50s_us),
+            "per_second": statistics.median(len(turns) / sum(turns) for turns in rounds), "looks": len(rounds)}

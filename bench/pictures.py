@@ -4,7 +4,7 @@ import html, math
 
 WIDTH, HEIGHT, MARGIN = 640, 400, 60
 COLOURS = {"insid": "#c0392b", "bare": "#7f8c8d", "redis-fsync": "#2980b9", "redis-memory": "#8e44ad", "etcd": "#27ae60",
-           "leader of three": "#d35400", "follower of three": "#16a085", "p50": "#27ae60", "p99": "#2980b9", "max": "#c0392b"}
+           "leader of three": "#d35400", "follower of three": "#16a085", "p50": "#27ae60", "p99": "#2980b9", "max": "#c0392b", "fdatasync": "#f39c12"}
 OTHER = "#34495e"
 
 

@@ -50,7 +50,8 @@ def write(context, suite, tables):
              f"{about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB, {about['kernel']}, {about['file_system']}; "
              f"commit {about['commit']}, a {about['build']} build; {', '.join(about['versions'].values())}."]
     if sync:
-        lines.append(f"A bare fdatasync: {sync['p50_us']:,.0f} us in the median, {sync['per_second']:,.0f} a second.")
+        lines.append(f"A bare fdatasync: {sync['p50_us']:,.0f} us in the median of {sync['looks']} looks, whose medians are "
+                     f"{sync['p50_us_lowest']:,.0f} to {sync['p50_us_highest']:,.0f} us; {sync['per_second']:,.0f} a second.")
     lines += ["Clients and servers share the cores.", ""]
     lines += [f"{note}\n" for note in context.notes]
     markdown = "\n".join(lines) + "\n" + "\n".join(table.markdown() for table in tables)

@@ -26,9 +26,11 @@ class Context:
             print(f"  {text}", flush=True)
             self.notes.append(text)
 
-    def sync(self):
-        """One more look at what the disk can do."""
-        self.syncs.append(machine.fdatasync_seconds(self.scratch, SYNC_S))
+    def sync(self, seconds=SYNC_S):
+        """One more look at what the disk can do: the seconds of each turn of a bare loop."""
+        turns = machine.fdatasync_seconds(self.scratch, seconds)
+        self.syncs.append(turns)
+        return turns
 
     def picture(self, name, svg):
         self.out.mkdir(parents=True, exist_ok=True)
