@@ -60,7 +60,7 @@ class Plane:
                       f'<text x="16" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {HEIGHT / 2})">{upright}</text>']
         for value in [10 ** power for power in range(powers_along[0], powers_along[1] + 1)] if powers_along else steps(end):
             self.upright(value, "#ddd")
-            self.parts.append(f'<text x="{self.x(value):.1f}" y="{HEIGHT - MARGIN + 16}" text-anchor="middle">{value:,g}</text>')
+            self.parts.append(f'<text x="{self.x(value):.1f}" y="{HEIGHT - MARGIN + 16}" text-anchor="middle">{value:,}</text>')
         for power in range(powers_upright[0], powers_upright[1] + 1):
             at = self.y(10 ** power)
             self.parts.append(f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>')
