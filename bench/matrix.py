@@ -34,15 +34,21 @@ class Dataset:
     def stores(self):
         return list(dict.fromkeys(operations.named(name).store for name, _ in self.works))
 
+    def asked(self):
+        """Names of the peers that are asked anything, and of those what is missing for which."""
+        wanted = [name for name in self.peers if any(operations.named(work).is_asked_of(name) for work, _ in self.works)]
+        missing = peers.missing(wanted)
+        return [name for name in wanted if name not in missing], missing
+
     def cost(self):
         """A guess, before anything is started: seconds for starting and filling, and how many runs a round has."""
-        there = [name for name in self.peers if name not in peers.missing(self.peers)]
-        asked = [operations.named(name) for name, _ in self.works]
+        there, _ = self.asked()
+        works = [operations.named(name) for name, _ in self.works]
         filling, runs = 0, 0
         for name in there:
             # These two are asked under two names each.
             names = 2 if name in ("tenants", "three") else 1
-            runs += names * sum(operation.is_asked_of(name) for operation in asked)
+            runs += names * sum(operation.is_asked_of(name) for operation in works)
             if name in FILLED_PER_S:
                 stores = len(self.stores()) if name in peers.OURS else 1
                 rate = min(FILLED_PER_S[name], FILLED_BYTES_PER_S / self.value_bytes)
@@ -82,10 +88,9 @@ class Matrix:
 def measure(dataset, context, rows):
     """Adds a row for each operation and peer; also when the time is over before the last round."""
     found = {}
-    missing = peers.missing(dataset.peers)
+    names, missing = dataset.asked()
     for name, needs in missing.items():
         context.note(f"Left out: {name}, since {' and '.join(needs)} is not there.")
-    names = [name for name in dataset.peers if name not in missing]
     print(f"{dataset.keys:,} keys of {dataset.value_bytes:,} bytes: {', '.join(names)}", flush=True)
     with tempfile.TemporaryDirectory(dir=context.scratch) as scratch_name:
         options = {"value_bytes": dataset.value_bytes, "settings": dataset.settings, "tenants": context.arguments.tenants}
