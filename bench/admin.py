@@ -62,6 +62,12 @@ def stored_keys(private, store):
     return int(metrics(private)[f'insidb_stored_keys{{store="{store}"}}'])
 
 
+def log_syncs(private):
+    """How many syncs of the log there were so far, and the seconds that they took."""
+    found = metrics(private)
+    return found["insidb_log_fsync_seconds_count"], found["insidb_log_fsync_seconds_sum"]
+
+
 def answers_by_status(private):
     """How many answers of each status there were so far."""
     found = {}

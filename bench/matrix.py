@@ -18,7 +18,7 @@ START_S, BETWEEN_RUNS_S = 3, 0.5
 
 COLUMNS = [("operation", "operation", None), ("value", "value_bytes", 0), ("keys", "keys", 0), ("connections", "connections", 0),
            ("of", "peer", None), ("/s", "rate", 0), ("spread %", "spread", 0), ("p50 ms", "p50", 3), ("p99 ms", "p99", 3),
-           ("p99.9 ms", "p999", 3), ("CPU us", "cpu_us", 1), ("MiB", "resident_mib", 0), ("ratio", "ratio", 2), ("rounds", "rounds", 0)]
+           ("p99.9 ms", "p999", 3), ("CPU us", "cpu_us", 1), ("MiB", "resident_mib", 0), ("its sync us", "log_sync_us", 0), ("ratio", "ratio", 2), ("rounds", "rounds", 0)]
 
 
 @dataclass
@@ -134,10 +134,14 @@ def fill_all(dataset, started, client):
     os.sync()
 
 
-def checked(client, peer, operation, dataset, connections, seconds):
+def checked(client, peer, operation, dataset, connections, run_seconds):
     """A run. Where refusals are expected, the node must not have refused for another reason."""
     before = admin.answers_by_status(peer.private) if operation.refusal and peer.private else {}
-    run = client.run(peer, operation, dataset.keys, dataset.value_bytes, connections, seconds)
+    syncs_before = admin.log_syncs(peer.private) if peer.private else None
+    run = client.run(peer, operation, dataset.keys, dataset.value_bytes, connections, run_seconds)
+    if syncs_before:
+        count, seconds = (after - before for after, before in zip(admin.log_syncs(peer.private), syncs_before))
+        run["log_sync_us"] = seconds / count * 1e6 if count else None
     if before:
         after = admin.answers_by_status(peer.private)
         others = {status: count - before.get(status, 0) for status, count in after.items() if status not in (200, operation.refusal)}
@@ -152,7 +156,7 @@ def summed_up(dataset, found, started):
     for (name, connections, peer), runs in found.items():
         row = {"operation": name, "value_bytes": dataset.value_bytes, "keys": dataset.keys, "connections": connections, "peer": peer,
                "rounds": len(runs), "spread": spread(runs, "rate"), "runs": runs}
-        row |= {field: median(runs, field) for field in ("rate", "p50", "p99", "p999", "cpu_us", "resident_mib")}
+        row |= {field: median(runs, field) for field in ("rate", "p50", "p99", "p999", "cpu_us", "resident_mib", "log_sync_us")}
         base = found.get((name, connections, "insid"))
         row["ratio"] = None
         if base and peer != "insid":

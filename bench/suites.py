@@ -6,7 +6,9 @@ from report import Table
 
 BESIDE = ["insid", "bare", "redis-fsync", "redis-memory", "etcd"]
 PLAIN = ["set", "get", "cache set", "cache get"]
-# etcd and Redis with fsync are filled with more only by who has the time: `--peers` says so.
+# A durable set waits for an fdatasync: where a bare one took longer, the two did not find the same disk.
+NO_SIGN = "says nothing: the bare fdatasync was slower than the set that waits for one"
+# etcd is filled with more only by who has the time: `--peers` says so.
 ETCD_KEYS_MAX = 1_000_000
 
 
@@ -109,7 +111,7 @@ def goals(rows):
     if set_at_one in of and bare_at_one in of:
         parts = of[sync_at_one]["p50"] + of[bare_at_one]["p50"]
         found.append({"what": "durable set p50 ms, 1 connection, to a bare fdatasync and a bare POST", "ours": of[set_at_one]["p50"],
-                      "theirs": parts, "ratio": of[set_at_one]["p50"] / parts, "goal": "at most 1.3"})
+                      "theirs": parts, "ratio": of[set_at_one]["p50"] / parts, "goal": "at most 1.3" if of[set_at_one]["p50"] > of[sync_at_one]["p50"] else NO_SIGN})
     add("durable set p50 ms, 1 connection, to Redis with fsync", set_at_one, ("set", 1, "redis-fsync"), "p50")
     for name in ("get", "cache get"):
         # A get of nothing is the same for both stores.
