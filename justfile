@@ -58,14 +58,9 @@ overload *ARGS:
     cargo build --release --bin insid --bin insidb-overload
     target/release/insidb-overload {{ARGS}}
 
-# One node beside Redis, etcd and a bare handler, as far as they are there: see bench/README.md. For example
-# `just bench --rounds 2 --seconds 3 --connections 1,64 --values 100`.
+# InsiDB beside Redis, etcd and a bare handler, as far as they are there, and whatever else bench/README.md lists. For example
+# `just bench`, `just bench --suite sizes,keys`, `just bench --suite table --rounds 2 --seconds 3`, `just bench --help`.
 bench *ARGS:
-    cargo build --release -p insidb-server --bin insid --example bare
+    cargo build --release --bin insid --bin insic
+    cargo build --release -p insidb-server --example bare
     bench/run.py {{ARGS}}
-
-# The measurements of three nodes (needs wrk): a killed leader, speeds beside a single node, a snapshot's cost.
-bench-cluster:
-    cargo build --release --bin insid
-    bench/failover.py
-    bench/cluster.py

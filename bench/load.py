@@ -1,77 +1,86 @@
 """What asks: wrk for whoever speaks HTTP, redis-benchmark for Redis. Both are closed loops of so many connections."""
 
-import csv, io, json, re, subprocess
+import json, pathlib, re
 
-# What wrk calls at the end: the times are in milliseconds.
-DONE = """
-done = function(summary, latency)
-  local e = summary.errors
-  io.write(string.format('RESULT {"requests": %d, "seconds": %f, "errors": %d, "p50": %f, "p99": %f, "p999": %f}\\n',
-    summary.requests, summary.duration / 1e6, e.connect + e.read + e.write + e.status + e.timeout,
-    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3))
-end
-"""
-LUA = """
-local keys, value_bytes, which, peer = %d, %d, "%s", "%s"
-wrk.headers["Authorization"] = "Bearer %s"
-local value = string.rep("x", value_bytes)
-local next_key = 0
-local letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-local function base64(text)
-  local out = {}
-  for at = 1, #text, 3 do
-    local a, b, c = text:byte(at, at + 2)
-    local n = a * 65536 + (b or 0) * 256 + (c or 0)
-    for digit = 0, 3 do
-      local is_there = digit < 2 or (digit == 2 and b) or (digit == 3 and c)
-      local place = math.floor(n / 64 ^ (3 - digit)) %% 64 + 1
-      out[#out + 1] = is_there and letters:sub(place, place) or "="
-    end
-  end
-  return table.concat(out)
-end
-local value_base64 = peer == "etcd" and base64(value) or ""
-request = function()
-  next_key = next_key + 1
-  local key = string.format("key:%%016d", (which == "fill" or which == "cache fill") and next_key %% keys or math.random(0, keys - 1))
-  local is_get = which == "get" or which == "cache get"
-  if peer == "etcd" then
-    if is_get then return wrk.format("POST", "/v3/kv/range", nil, '{"key":"' .. base64(key) .. '"}') end
-    return wrk.format("POST", "/v3/kv/put", nil, '{"key":"' .. base64(key) .. '","value":"' .. value_base64 .. '"}')
-  end
-  local store = which:sub(1, 5) == "cache" and "/db/api/v1/cache" or "/db/api/v1/vs"
-  if is_get then return wrk.format("GET", store .. "?key=" .. key) end
-  return wrk.format("POST", store, nil, '{"key":"' .. key .. '","value":"' .. value .. '"}')
-end
-wrk.headers["Content-Type"] = "application/json"
-local thread_seed = os.time()
-setup = function(thread) thread:set("id", thread_seed); thread_seed = thread_seed + 1 end
-init = function() math.randomseed(id) end
-"""
+from processes import OutOfTime, output, program
+
+LUA = pathlib.Path(__file__).with_name("load.lua")
+# How long a client may take beyond what it was told to.
+PATIENCE_S = 60
+# A value on the command line of redis-benchmark: Linux takes no longer words.
+WORD_BYTES_MAX = 100_000
 
 
-def script(keys, value_bytes, which, peer="insid", key=""):
-    """The text of a script for wrk: `which` is `fill`, `get`, `set`, `cache fill`, `cache get` or `cache set`."""
-    return LUA % (keys, value_bytes, which, peer, key) + DONE
+def script(scratch, peer, operation, keys, value_bytes, **more):
+    """Writes the script by which wrk asks; `operation` is an `Operation`, or `None` to fill."""
+    keys_file = scratch / f"{peer.name.replace(' ', '-').replace(',', '')}.keys"
+    keys_file.write_text("\n".join(peer.api_keys) + "\n")
+    given = {"peer": peer.name, "keys": keys, "value_bytes": value_bytes, "api_keys": str(keys_file), "kind": "fill", "store": "vs"}
+    if operation:
+        given |= {"kind": operation.kind, "store": operation.store, "writes": operation.writes, "limit": operation.limit,
+                  "offset": operation.offset, "is_after": operation.is_after}
+    path = scratch / "script.lua"
+    # A string, number or truth of JSON is one of Lua too.
+    fields = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (given | more).items())
+    path.write_text(f"local P = {{ {fields} }}\n{LUA.read_text()}")
+    return path
 
 
-def wrk(address, path, connections, seconds):
-    """What wrk found: requests, seconds, p50, p99 and p999 in milliseconds."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency", "-s", path, f"http://{address}/"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def wrk_command(address, path, connections, seconds):
+    return [program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", path, f"http://{address}/"]
+
+
+def result(out, may_refuse=False):
+    """What wrk printed: requests, seconds, rate, p50, p99 and p999 in milliseconds."""
     found = json.loads(re.search(r"RESULT (.*)", out)[1])
-    if found["errors"]:
-        raise SystemExit(f"wrk saw {found['errors']} errors:\n{out}")
+    if found["errors"] or (found["refused"] and not may_refuse):
+        raise SystemExit(f"wrk saw {found['errors']} errors, and {found['refused']} answers that refuse:\n{out}")
     found["rate"] = found["requests"] / found["seconds"]
     return found
 
 
-def redis_benchmark(port, which, keys, value_bytes, connections, requests):
-    """The same of redis-benchmark, which makes so many requests and tells no p99.9."""
-    command = ["redis-benchmark", "-p", str(port), "-t", "get" if "get" in which else "set", "-c", str(connections),
-               "-n", str(max(1_000, requests)), "-d", str(value_bytes), "-r", str(keys), "--csv"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    row = list(csv.DictReader(io.StringIO(out)))[0]
-    rate = float(row["rps"])
-    return {"requests": max(1_000, requests), "seconds": max(1_000, requests) / rate, "rate": rate,
-            "p50": float(row["p50_latency_ms"]), "p99": float(row["p99_latency_ms"]), "p999": None}
+def wrk(peer, operation, scratch, keys, value_bytes, connections, seconds):
+    path = script(scratch, peer, operation, keys, value_bytes)
+    out = output(wrk_command(peer.address_of(operation.store), path, connections, seconds), seconds + PATIENCE_S)
+    return result(out, may_refuse=operation.refusal is not None)
+
+
+def redis_benchmark(port, command, keys, connections, requests):
+    """The same of redis-benchmark, which makes so many requests. Its nearest to a p99.9 is at 99.902 %."""
+    asked = [program("redis-benchmark"), "-p", port, "-c", connections, "-n", requests, "-r", keys, *command]
+    out = output(asked, 600).replace("\r", "\n")
+    rate = float(re.search(r"throughput summary: ([\d.]+) requests per second", out)[1])
+    _, _, p50, _, p99, _ = (float(word) for word in re.search(r"avg +min +p50 +p95 +p99 +max\n([\d. ]+)", out)[1].split())
+    p999 = next(float(value) for share, value in re.findall(r"([\d.]+)% <= ([\d.]+) milliseconds", out) if float(share) >= 99.9)
+    return {"requests": requests, "seconds": requests / rate, "rate": rate, "p50": p50, "p99": p99, "p999": p999}
+
+
+class Client:
+    """Runs an operation against a peer for about so many seconds."""
+
+    def __init__(self, scratch, deadline):
+        self.scratch, self.deadline = scratch, deadline
+        # What Redis did in a second: redis-benchmark takes a number of requests, no time.
+        self.redis_rates = {}
+
+    def run(self, peer, operation, keys, value_bytes, connections, seconds):
+        if self.deadline.is_past(seconds):
+            raise OutOfTime
+        if peer.protocol == "redis":
+            if value_bytes > WORD_BYTES_MAX:
+                raise SystemExit(f"redis-benchmark takes no values over {WORD_BYTES_MAX:,} bytes: leave Redis out with --peers")
+            command = operation.redis("x" * value_bytes)
+            work = (peer.name, operation, value_bytes, connections)
+            if work not in self.redis_rates:
+                self.redis_rates[work] = redis_benchmark(peer.port, command, keys, connections, max(1_000, connections))["rate"]
+            requests = max(1_000, int(self.redis_rates[work] * seconds))
+            cpu_before = peer.cpu_seconds()
+            found = redis_benchmark(peer.port, command, keys, connections, requests)
+            self.redis_rates[work] = found["rate"]
+        else:
+            cpu_before = peer.cpu_seconds()
+            found = wrk(peer, operation, self.scratch, keys, value_bytes, connections, seconds)
+        found["cpu_us"] = (peer.cpu_seconds() - cpu_before) / found["requests"] * 1e6
+        found["resident_mib"] = peer.resident_bytes() / (1 << 20)
+        peer.check()
+        return found

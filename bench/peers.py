@@ -1,155 +1,183 @@
-"""InsiDB and what stands beside it, each started on free loopback ports with data in a scratch directory.
+"""InsiDB and what stands beside it, each started on free loopback ports with data in a scratch directory."""
 
-A peer that is not installed is left out, and said to be.
-"""
+import json, pathlib, subprocess
 
-import json, os, pathlib, shutil, signal, socket, subprocess, time, urllib.request
+import admin
+from local import Cluster
+from processes import ENVIRONMENT, INSTALL, Process, demand, free_port, is_open, program
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(what, condition):
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise SystemExit(f"timed out waiting for {what}")
-
-
-def post(url, key, body):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Authorization": f"Bearer {key}"})
-    with urllib.request.urlopen(request) as answer:
-        return json.loads(answer.read() or b"{}")
-
-
-def is_open(port):
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+ONE_TENANT = 1
 
 
 class Peer:
-    """A process that serves, and how it is asked: `http` by wrk at `address`, or `redis` by redis-benchmark at `port`."""
+    """Who is asked, and how: `http` by wrk, or `redis` by redis-benchmark.
 
-    def __init__(self, name, child, protocol, address, key=""):
-        self.name, self.child, self.protocol, self.address, self.key = name, child, protocol, address, key
+    `is_ours` tells InsiDB in some form from the rest; `api_keys` are the tenants' keys.
+    """
+
+    def __init__(self, name, processes, protocol, address, api_keys=("",), private=None, is_ours=False):
+        self.name, self.processes, self.protocol, self.address = name, processes, protocol, address
+        self.api_keys, self.private, self.is_ours = list(api_keys), private, is_ours
 
     @property
     def port(self):
         return int(self.address.rsplit(":", 1)[1])
 
-    def cpu_seconds(self):
-        """What its process has used so far."""
-        fields = pathlib.Path(f"/proc/{self.child.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def address_of(self, store):
+        """Where a store's requests go."""
+        return self.address
 
-    def resident_bytes(self):
-        return int(pathlib.Path(f"/proc/{self.child.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    def check(self):
+        """Called after each run: whether it is still what it was."""
+
+    def cpu_seconds(self):
+        return sum(process.cpu_seconds() for process in self.processes)
+
+    def resident_bytes(self, field="VmRSS"):
+        return sum(process.resident_bytes(field) for process in self.processes)
 
     def stop(self):
-        self.child.send_signal(signal.SIGTERM)
-        self.child.wait()
+        for process in self.processes:
+            process.stop()
 
 
-def start_insid(scratch, create_key=True):
-    """The child, its public address, and a tenant's key without a limit that anybody meets."""
+class OfThree(Peer):
+    """A cluster through the leader of the store that is asked, or through a follower."""
+
+    def __init__(self, name, cluster, leads):
+        super().__init__(name, cluster.processes(), "http", None, [cluster.key], is_ours=True)
+        self.cluster, self.leads = cluster, leads
+        self.leaders = {store: cluster.leader(store) for store in ("vs", "cache")}
+
+    def address_of(self, store):
+        leader = self.leaders[store]
+        return (leader if self.leads else next(node for node in self.cluster.nodes if node is not leader)).public
+
+    def check(self):
+        if any(self.cluster.leader(store) is not leader for store, leader in self.leaders.items()):
+            raise SystemExit("a leadership moved during the run: its figures say nothing")
+
+
+def insid_dev(data, settings=None):
+    """One node and its addresses, when it is ready. Started again in the same directory, it is the same node."""
+    (data / "addresses.json").unlink(missing_ok=True)
+    environment = ENVIRONMENT | {f"INSIDB_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+    command = [program("insid"), "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"]
+    process = Process("insid", command, data.with_suffix(".log"), environment)
+    return process, process.wait_for("insid", lambda: read_json(data / "addresses.json"), 600)
+
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def root_key(data):
+    return (data / "root.key").read_text().strip()
+
+
+def insid(scratch, options):
     data = scratch / "insid"
-    child = subprocess.Popen(
-        [BUILT / "insid", "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "INSIDB_LOG_LEVEL": "warn"})
-    addresses = wait_for("insid", lambda: (data / "addresses.json").exists() and json.loads((data / "addresses.json").read_text()))
-    if not create_key:
-        return child, addresses["public"], None
-    root = (data / "root.key").read_text().strip()
-    admin = f"http://{addresses['private']}/db/api/v1/admin"
-    made = post(f"{admin}/api/create", root, {"key_name": "bench"})
-    limits = {"rate_per_second_data_limit": 100_000_000, "bytes_on_disk": 1 << 40, "bytes_in_memory": 1 << 40}
-    post(f"{admin}/limits/set", root, {"key_uuid": made["key_uuid"], "limits": limits})
-    return child, addresses["public"], made["key"]
+    process, addresses = insid_dev(data, options["settings"])
+    keys = admin.create_keys(addresses["private"], root_key(data), ONE_TENANT)
+    return [Peer("insid", [process], "http", addresses["public"], keys, addresses["private"], is_ours=True)]
 
 
-def insid(scratch):
-    child, address, key = start_insid(scratch)
-    return Peer("insid", child, "http", address, key)
+def insid_tenants(scratch, options):
+    """One node under two names: asked by one tenant, and by many."""
+    [one] = insid(scratch, options)
+    many = admin.create_keys(one.private, root_key(scratch / "insid"), options["tenants"])
+    name = f"insid, {options['tenants']:,} tenants"
+    return [one, Peer(name, one.processes, "http", one.address, many, one.private, is_ours=True)]
 
 
-def bare(_):
+def three(scratch, options):
+    home = scratch / "three"
+    home.mkdir()
+    cluster = Cluster(home, 3, options["settings"]).begin()
+    return [OfThree("leader of three", cluster, leads=True), OfThree("follower of three", cluster, leads=False)]
+
+
+def bare(scratch, options):
     """The example `bare` of the server: HTTP and JSON, and no store."""
-    child = subprocess.Popen([BUILT / "examples" / "bare"], stdout=subprocess.PIPE, text=True)
-    return Peer("bare", child, "http", child.stdout.readline().strip())
+    process = Process("bare", [program("bare"), options["value_bytes"]], scratch / "bare.log", stdout=subprocess.PIPE)
+    address = process.child.stdout.readline().strip()
+    _, answer = admin.request(address, "GET", "/vs?key=any")
+    if len(json.loads(answer)["data"]) != options["value_bytes"]:
+        process.kill()
+        raise SystemExit(f"the example `bare` that is there takes no length of values: {INSTALL['bare']}")
+    return [Peer("bare", [process], "http", address)]
 
 
 def redis(name, scratch, *settings):
     home, port = scratch / name, free_port()
     home.mkdir()
-    child = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", home, "--save", "", *settings],
-                             stdout=subprocess.DEVNULL)
-    wait_for(name, lambda: is_open(port))
-    return Peer(name, child, "redis", f"127.0.0.1:{port}")
+    command = [program("redis-server"), "--port", port, "--bind", "127.0.0.1", "--dir", home, "--save", "", *settings]
+    process = Process(name, command, scratch / f"{name}.log")
+    process.wait_for(name, lambda: is_open(port))
+    return [Peer(name, [process], "redis", f"127.0.0.1:{port}")]
 
 
-def redis_fsync(scratch):
+def redis_fsync(scratch, _):
     return redis("redis-fsync", scratch, "--appendonly", "yes", "--appendfsync", "always")
 
 
-def redis_memory(scratch):
+def redis_memory(scratch, _):
     return redis("redis-memory", scratch, "--appendonly", "no")
 
 
-def etcd(scratch):
-    client, peer = free_port(), free_port()
-    child = subprocess.Popen(
-        ["etcd", "--data-dir", scratch / "etcd", "--listen-client-urls", f"http://127.0.0.1:{client}",
-         "--advertise-client-urls", f"http://127.0.0.1:{client}", "--listen-peer-urls", f"http://127.0.0.1:{peer}",
-         "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}", "--initial-cluster", f"default=http://127.0.0.1:{peer}",
-         "--quota-backend-bytes", str(8 << 30)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for("etcd", lambda: is_open(client))
-    return Peer("etcd", child, "http", f"127.0.0.1:{client}")
+def etcd(scratch, _):
+    client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    command = [program("etcd"), "--data-dir", scratch / "etcd", "--listen-client-urls", client, "--advertise-client-urls", client,
+               "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
+               "--quota-backend-bytes", 8 << 30]
+    process = Process("etcd", command, scratch / "etcd.log")
+    process.wait_for("etcd", lambda: is_open(int(client.rsplit(":", 1)[1])))
+    return [Peer("etcd", [process], "http", client.removeprefix("http://"))]
 
 
-PEERS = {"insid": (insid, BUILT / "insid"), "bare": (bare, BUILT / "examples" / "bare"),
-         "redis-fsync": (redis_fsync, "redis-server"), "redis-memory": (redis_memory, "redis-server"), "etcd": (etcd, "etcd")}
+# How each is started, and the programs that it needs. Without those of InsiDB there is nothing to measure; a peer is left out.
+PEERS = {"insid": (insid, ["insid"]), "tenants": (insid_tenants, ["insid"]), "three": (three, ["insid"]), "bare": (bare, ["bare"]),
+         "redis-fsync": (redis_fsync, ["redis-server", "redis-benchmark"]),
+         "redis-memory": (redis_memory, ["redis-server", "redis-benchmark"]), "etcd": (etcd, ["etcd"])}
+OURS = ("insid", "tenants", "three")
 
 
-def start(names, scratch):
-    """Those of the names that are there, by name."""
-    started = {}
-    try:
-        for name in names:
-            begin, needs = PEERS[name]
-            if shutil.which(str(needs)) is None:
-                print(f"left out: {name}, since {needs} is not there")
-                continue
-            started[name] = begin(scratch)
-    except BaseException:
-        for peer in started.values():
-            peer.stop()
-        raise
-    return started
+def missing(names):
+    """Those of the peers that are not installed, with what they lack; fails when that is InsiDB itself."""
+    demand(*(need for name in names if name in OURS for need in PEERS[name][1]))
+    lacking = {name: [need for need in PEERS[name][1] if not program(need)] for name in names}
+    return {name: needs for name, needs in lacking.items() if needs}
 
 
-def fdatasync_seconds(scratch, seconds):
-    """A bare loop of write and fdatasync on a file that is filled before: the seconds of each turn, in order of size."""
-    path = scratch / "fdatasync"
-    with open(path, "wb", buffering=0) as file:
-        file.write(bytes(1 << 24))
-        os.fsync(file.fileno())
-        block, turns, at = bytes(512), [], 0
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            begin = time.perf_counter()
-            os.pwrite(file.fileno(), block, at % (1 << 24))
-            os.fdatasync(file.fileno())
-            turns.append(time.perf_counter() - begin)
-            at += len(block)
-    path.unlink()
-    return sorted(turns)
+class Started:
+    """The peers of these names, by the names of what is asked; they are killed when it is left, and their data is of no use then."""
+
+    def __init__(self, names, scratch, **options):
+        self.names, self.scratch, self.options, self.peers = names, pathlib.Path(scratch), options, {}
+
+    def __enter__(self):
+        try:
+            for name in self.names:
+                self.peers |= {peer.name: peer for peer in PEERS[name][0](self.scratch, self.options)}
+        except BaseException:
+            self.__exit__()
+            raise
+        return self.peers
+
+    def __exit__(self, *_):
+        for process in {process: None for peer in self.peers.values() for process in peer.processes}:
+            process.kill()
+
+
+class One(Started):
+    """A single peer; it ends when it is left."""
+
+    def __init__(self, name, scratch, settings=None):
+        super().__init__([name], scratch, settings=settings or {}, value_bytes=100, tenants=1)
+
+    def __enter__(self):
+        [peer] = super().__enter__().values()
+        return peer

@@ -1,142 +1,111 @@
 #!/usr/bin/env python3
-"""InsiDB beside its peers on one node: see README.md in this folder.
+"""InsiDB measured beside its peers, in suites: see README.md in this folder.
 
-Each round does all the work on each peer in turn (A B C A B C), so that whatever the machine does in the meantime is in all of
-them. Reported are the medians of the rounds, and the ratios of medians.
+It starts everything itself, on free loopback ports with data in a fresh directory, and leaves nothing running.
 """
 
-import argparse, json, os, pathlib, platform, statistics, subprocess, tempfile
+import argparse, contextlib, pathlib, signal, sys, tempfile
 
-import load, peers, pictures
+import machine, pictures, report
+from deadline import Deadline
+from processes import ROOT, OutOfTime, demand
+from suites import SUITES
 
-# What each operation of InsiDB is measured beside.
-BESIDE = {
-    "set": ["redis-fsync", "etcd", "bare"],
-    "get": ["bare", "redis-fsync", "etcd"],
-    "cache set": ["bare", "redis-memory"],
-    "cache get": ["bare", "redis-memory"],
-}
+SYNC_S = 1
+
+
+class Context:
+    """What a suite is run with, and what it adds to its report beside tables."""
+
+    def __init__(self, arguments, scratch, out, deadline):
+        self.arguments, self.scratch, self.out, self.deadline = arguments, scratch, out, deadline
+        self.notes, self.syncs = [], []
+
+    def note(self, text):
+        if text not in self.notes:
+            print(f"  {text}", flush=True)
+            self.notes.append(text)
+
+    def sync(self, seconds=SYNC_S):
+        """One more look at what the disk can do: the seconds of each turn of a bare loop."""
+        turns = machine.fdatasync_seconds(self.scratch, seconds)
+        self.syncs.append(turns)
+        return turns
+
+    def picture(self, name, svg):
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / name).write_text(svg)
+
+
+def listed(kind):
+    return lambda text: [kind(part.strip()) for part in text.split(",")]
+
+
+def parse():
+    suites = "\n".join(f"  {name:12} {suite.__doc__.strip()}" for name, suite in SUITES.items())
+    parser = argparse.ArgumentParser(description=__doc__, epilog=f"suites:\n{suites}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--suite", type=listed(str), default=["table"], metavar="NAME[,NAME…]", help="what to measure, or `all` [table]")
+    add("--rounds", type=int, default=3, help="[3]")
+    add("--seconds", type=int, default=5, help="of each run [5]")
+    add("--connections", type=listed(int), help="in place of the suite's")
+    add("--values", type=listed(int), metavar="BYTES", help="sizes of values, in place of the suite's")
+    add("--keys", type=listed(int), help="numbers of keys, in place of the suite's")
+    add("--operations", type=listed(str), help="in place of the suite's: as `set`, `cache get`, `mix 95/5`, `iterate 100 after`")
+    add("--peers", type=listed(str), help="only these of the suite's: insid, bare, redis-fsync, redis-memory, etcd, three, tenants")
+    add("--tenants", type=int, default=10_000, help="of the suite tenants [10000]")
+    add("--open-seconds", type=int, help="of the open loop of the suite latency [60]")
+    add("--trials", type=int, help="of the suite failover [20]")
+    add("--minutes", type=float, default=120, help="the most that all of it may take; what is found by then is reported [120]")
+    add("--dry-run", action="store_true", help="say how long it would take, about, and end")
+    add("--dir", type=pathlib.Path, help="where data lies meanwhile, on the disk that is to be measured [the system's for temporary files]")
+    add("--out", type=pathlib.Path, default=ROOT / "target" / "bench", help="where results and pictures go, in a folder for each suite")
+    arguments = parser.parse_args()
+    if arguments.suite == ["all"]:
+        arguments.suite = list(SUITES)
+    if unknown := [name for name in arguments.suite if name not in SUITES]:
+        parser.error(f"no suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    if arguments.rounds < 1 or arguments.seconds < 1:
+        parser.error("at least one round of one second")
+    return arguments
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--seconds", type=int, default=5)
-    arguments.add_argument("--connections", default="1,16,64,256,1024")
-    arguments.add_argument("--values", default="100,1024,65536", help="bytes of a value")
-    arguments.add_argument("--keys", type=int, default=10_000)
-    arguments.add_argument("--operations", default=",".join(BESIDE))
-    arguments.add_argument("--peers", default=",".join(peers.PEERS))
-    arguments.add_argument("--out", type=pathlib.Path, default=peers.ROOT / "target" / "bench", help="where results and pictures go")
-    arguments = arguments.parse_args()
-    work = [(operation, int(value_bytes), int(connections))
-            for value_bytes in arguments.values.split(",")
-            for connections in arguments.connections.split(",")
-            for operation in arguments.operations.split(",")]
-    found = {}
-    syncs = []
-    with tempfile.TemporaryDirectory() as scratch:
-        scratch = pathlib.Path(scratch)
-        started = peers.start(arguments.peers.split(","), scratch)
-        try:
-            runner = Runner(scratch, arguments.keys, arguments.seconds)
-            for value_bytes in dict.fromkeys(value_bytes for _, value_bytes, _ in work):
-                for peer in started.values():
-                    runner.fill(peer, value_bytes)
-                for _ in range(arguments.rounds):
-                    syncs += peers.fdatasync_seconds(scratch, 1)
-                    for operation, _, connections in (each for each in work if each[1] == value_bytes):
-                        for name in ["insid", *BESIDE[operation]]:
-                            if name in started:
-                                run = runner.run(started[name], operation, value_bytes, connections)
-                                found.setdefault((operation, value_bytes, connections, name), []).append(run)
-        finally:
-            for peer in started.values():
-                peer.stop()
-    report(arguments, found, syncs)
+    arguments = parse()
+    # Its `finally` and `with` run, and so what was started ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    demand("insid", *dict.fromkeys(need for name in arguments.suite for need in SUITES[name].needs))
+    total = 0
+    for name in arguments.suite:
+        seconds = SUITES[name].estimate(arguments)
+        total += seconds
+        print(f"suite {name}: about {seconds / 60:.0f} min")
+    if total > arguments.minutes * 60:
+        print(f"that is more than --minutes {arguments.minutes:g}: not all will be measured")
+    if arguments.dry_run:
+        return
+    deadline = Deadline(arguments.minutes * 60)
+    for name in arguments.suite:
+        with tempfile.TemporaryDirectory(prefix="insidb-bench-", dir=arguments.dir) as scratch:
+            run(name, Context(arguments, pathlib.Path(scratch), arguments.out / name, deadline))
 
 
-class Runner:
-    def __init__(self, scratch, keys, seconds):
-        self.scratch, self.keys, self.seconds = scratch, keys, seconds
-        # What a peer did in a second: redis-benchmark takes a number of requests, no time.
-        self.rates = {}
-
-    def fill(self, peer, value_bytes):
-        """All keys, with values of this size."""
-        if peer.protocol == "redis":
-            load.redis_benchmark(peer.port, "set", self.keys, value_bytes, 64, 5 * self.keys)
-        elif peer.name != "bare":
-            for operation in ("fill", "cache fill") if peer.name == "insid" else ("fill",):
-                seconds = self.seconds
-                # A run goes through the keys from the first on: it has to get round.
-                while self.wrk(peer, operation, value_bytes, 64, seconds)["requests"] < self.keys:
-                    seconds *= 2
-
-    def wrk(self, peer, operation, value_bytes, connections, seconds):
-        path = self.scratch / "script.lua"
-        path.write_text(load.script(self.keys, value_bytes, operation, peer.name, peer.key))
-        return load.wrk(peer.address, path, connections, seconds)
-
-    def run(self, peer, operation, value_bytes, connections):
-        cpu_before = peer.cpu_seconds()
-        if peer.protocol == "redis":
-            work = (peer.name, operation, value_bytes, connections)
-            requests = int(self.rates.get(work, 1_000) * self.seconds)
-            if work not in self.rates:
-                self.rates[work] = load.redis_benchmark(peer.port, operation, self.keys, value_bytes, connections, requests)["rate"]
-                cpu_before = peer.cpu_seconds()
-                requests = int(self.rates[work] * self.seconds)
-            found = load.redis_benchmark(peer.port, operation, self.keys, value_bytes, connections, requests)
-            self.rates[work] = found["rate"]
-        else:
-            found = self.wrk(peer, operation, value_bytes, connections, self.seconds)
-        found["cpu_us"] = (peer.cpu_seconds() - cpu_before) / found["requests"] * 1e6
-        found["resident_mib"] = peer.resident_bytes() / (1 << 20)
-        return found
-
-
-def median(runs, field):
-    values = [run[field] for run in runs if run[field] is not None]
-    return statistics.median(values) if values else None
-
-
-def report(arguments, found, syncs):
-    rows = []
-    for (operation, value_bytes, connections, name), runs in found.items():
-        row = {"operation": operation, "value_bytes": value_bytes, "connections": connections, "peer": name, "rounds": len(runs)}
-        row |= {field: median(runs, field) for field in ("rate", "p50", "p99", "p999", "cpu_us", "resident_mib")}
-        ours = median(found[operation, value_bytes, connections, "insid"], "rate") \
-            if (operation, value_bytes, connections, "insid") in found else None
-        row["insid_ratio"] = ours / row["rate"] if ours else None
-        rows.append(row)
-    sync_us = {"p50": syncs[len(syncs) // 2] * 1e6, "rate": len(syncs) / sum(syncs)} if (syncs := sorted(syncs)) else None
-    machine = {"cores": os.cpu_count(), "kernel": platform.release(), "fdatasync": sync_us,
-               "commit": subprocess.run(["git", "-C", peers.ROOT, "describe", "--always", "--dirty"],
-                                        capture_output=True, text=True).stdout.strip()}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    table = markdown(rows)
-    (arguments.out / "results.md").write_text(table)
-    for path in pictures.draw(rows, arguments.out):
-        print(f"picture: {path}")
-    if sync_us:
-        print(f"a bare fdatasync: {sync_us['p50']:.0f} us in the median, {sync_us['rate']:,.0f} a second")
-    print(table, end="")
-
-
-def markdown(rows):
-    def number(value, digits):
-        return "" if value is None else f"{value:,.{digits}f}"
-    lines = ["| operation | value | connections | of | /s | p50 ms | p99 ms | p99.9 ms | CPU us | MiB | InsiDB's rate to it |",
-             "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for row in rows:
-        lines.append(
-            f"| {row['operation']} | {row['value_bytes']:,} | {row['connections']:,} | {row['peer']} | {number(row['rate'], 0)} "
-            f"| {number(row['p50'], 3)} | {number(row['p99'], 3)} | {number(row['p999'], 3)} | {number(row['cpu_us'], 1)} "
-            f"| {number(row['resident_mib'], 0)} | {'' if row['peer'] == 'insid' else number(row['insid_ratio'], 2)} |")
-    return "\n".join(lines) + "\n"
+def run(name, context):
+    kind = machine.file_system(context.scratch)
+    if kind in machine.IN_MEMORY:
+        raise SystemExit(f"{context.scratch} is on {kind}, where nothing is durable: give a directory on a disk with --dir")
+    print(f"\nsuite {name}", flush=True)
+    with contextlib.suppress(OutOfTime):
+        context.sync()
+        tables = SUITES[name].run(context)
+        print()
+        print(report.write(context, name, tables), end="")
+        for path in pictures.draw([row for table in tables for row in table.rows], context):
+            print(f"picture: {path}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")

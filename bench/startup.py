@@ -1,72 +1,97 @@
-#!/usr/bin/env python3
-"""How long a start takes with many keys in the store, and what memory it needs then.
+"""How long a start takes after an orderly end, and after SIGKILL just before a checkpoint would have ended"""
 
-Fills a node with KEYS keys of 20 bytes and values of 100 bytes through its HTTP interface (wrk), stops it with SIGTERM
-and starts it again, then kills it with SIGKILL under write load and starts it again. Prints the time from exec until
-addresses.json says that it serves linearizable reads, and the resident memory then.
-Needs: a release build of insid, wrk. Usage: bench/startup.py [--keys N]
-"""
+import signal, statistics, subprocess, time
 
-import argparse, json, pathlib, re, signal, subprocess, tempfile, time
+import load, peers
+from fill import fill
+from latency import checkpoint_age_s
+from operations import named
+from processes import ENVIRONMENT, OutOfTime, end_with_parent
+from report import Table
 
-from peers import post, start_insid, wait_for
-
-LUA = """
-wrk.headers["Authorization"] = "Bearer %s"
-local value = string.rep("x", 100)
-local next_key = %d
-request = function()
-  next_key = next_key + 1
-  return wrk.format("POST", "/db/api/v1/vs", nil, string.format('{"key":"key:%%016d","value":"%%s"}', next_key, value))
-end
-"""
-
-
-def resident_mib(pid):
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+MIB = 1 << 20
+KEYS, VALUE_BYTES, CONNECTIONS = 1_000_000, 100, 64
+# A checkpoint ends so long after the last one, in parts of the time between the two before, when the node is killed.
+MOMENT = 0.95
+ORDERLY_LOAD_S = 5
+BOUND = {"values_dirty_bytes_max": 256 * MIB}
+# How each is ended, and the settings: with rare checkpoints the log is as long as it gets.
+WAYS = {"SIGTERM": (signal.SIGTERM, BOUND | {"checkpoint_bytes": 64 * MIB}),
+        "SIGKILL before a checkpoint ends": (signal.SIGKILL, BOUND | {"checkpoint_bytes": 64 * MIB}),
+        "SIGKILL with a full log": (signal.SIGKILL, BOUND | {"checkpoint_bytes": 256 * MIB, "checkpoint_interval_ms": 3_600_000})}
+needs = ("wrk",)
+COLUMNS = [("ended by", "way", None), ("checkpoint_bytes, MiB", "checkpoint_mib", 0), ("log then, MiB", "log_mib", 0),
+           ("ready after, ms: median", "median_ms", 0), ("worst", "worst_ms", 0), ("resident then, MiB", "resident_mib", 0),
+           ("starts", "starts", 0)]
 
 
-def load(address, key, scratch, start, seconds):
-    script = scratch / "fill.lua"
-    script.write_text(LUA % (key, start))
-    out = subprocess.run(["wrk", "-t1", "-c64", f"-d{seconds}s", "-s", script, f"http://{address}/"],
-                         capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in out or "Socket errors" in out:
-        raise SystemExit(out)
-    return int(re.search(r"(\d+) requests in", out)[1])
+def estimate(arguments):
+    # Two checkpoints, at some 5 MiB of log a second.
+    return (arguments.keys or [KEYS])[0] / 20_000 + arguments.rounds * (20 + 2 * 64 / 5 + 2 * 256 / 5)
 
 
-def restart(child, scratch, stop):
-    child.send_signal(stop)
-    child.wait()
-    (scratch / "insid" / "addresses.json").unlink(missing_ok=True)
+def run(context):
+    count = (context.arguments.keys or [KEYS])[0]
+    found = {way: [] for way in WAYS}
+    try:
+        with peers.One("insid", context.scratch, WAYS["SIGTERM"][1]) as node:
+            fill(node, "vs", count, VALUE_BYTES, context.scratch, context.deadline)
+            for number in range(context.arguments.rounds):
+                for way in WAYS:
+                    print(f"  round {number + 1} of {context.arguments.rounds}: {way}", flush=True)
+                    found[way].append(end_and_start(node, context, count, *WAYS[way]))
+    except OutOfTime:
+        context.note("The time was over before the last round.")
+    rows = []
+    for way, starts in found.items():
+        if starts:
+            took, log, resident = ([start[place] for start in starts] for place in range(3))
+            rows.append({"way": way, "checkpoint_mib": WAYS[way][1]["checkpoint_bytes"] / MIB, "log_mib": statistics.median(log),
+                         "median_ms": statistics.median(took), "worst_ms": max(took), "resident_mib": statistics.median(resident),
+                         "starts": len(starts), "each_ms": took})
+    return [Table(f"From exec until a node with {count:,} keys serves linearizable reads, ended under durable sets", COLUMNS, rows)]
+
+
+def end_and_start(node, context, count, kind, settings):
+    """The milliseconds that the start takes, and the MiB of the log before and of resident memory behind it."""
+    data = context.scratch / "insid"
+    node.stop()
+    start(node, data, settings)
+    path = load.script(context.scratch, node, named("set"), count, VALUE_BYTES)
+    wrk = subprocess.Popen([str(word) for word in load.wrk_command(node.address, path, CONNECTIONS, 86_400)], env=ENVIRONMENT,
+                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=end_with_parent)
+    try:
+        if kind == signal.SIGKILL:
+            await_bad_moment(node, context.deadline)
+            node.processes[0].kill()
+        else:
+            time.sleep(ORDERLY_LOAD_S)
+            node.stop()
+    finally:
+        wrk.kill()
+        wrk.wait()
+    log_bytes = sum(path.stat().st_size for path in (data / "log").iterdir())
+    return start(node, data, settings) * 1000, log_bytes / MIB, node.resident_bytes() / MIB
+
+
+def start(node, data, settings):
+    """Seconds."""
     began = time.monotonic()
-    started = start_insid(scratch, create_key=False)
-    return time.monotonic() - began, *started
+    node.processes[0], addresses = peers.insid_dev(data, settings)
+    took = time.monotonic() - began
+    node.address, node.private = addresses["public"], addresses["private"]
+    return took
 
 
-def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--keys", type=int, default=1_000_000)
-    arguments = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        scratch = pathlib.Path(scratch)
-        child, address, key = start_insid(scratch)
-        try:
-            written = 0
-            while written < arguments.keys:
-                written += load(address, key, scratch, written, 10)
-            print(f"{written:,} keys written; resident {resident_mib(child.pid):,.0f} MiB")
-            took, child, address, _ = restart(child, scratch, signal.SIGTERM)
-            print(f"start after SIGTERM: {took * 1000:,.0f} ms; resident {resident_mib(child.pid):,.0f} MiB")
-            written += load(address, key, scratch, written, 10)
-            took, child, address, _ = restart(child, scratch, signal.SIGKILL)
-            print(f"start after SIGKILL, {written:,} keys: {took * 1000:,.0f} ms; resident {resident_mib(child.pid):,.0f} MiB")
-        finally:
-            child.send_signal(signal.SIGTERM)
-            child.wait()
-
-
-if __name__ == "__main__":
-    main()
+def await_bad_moment(node, deadline):
+    """Returns when the checkpoint that runs has used up most of the time that it may be expected to take."""
+    # Nothing was there to be checkpointed when the load began: that is as good as an end.
+    ends, age_before = [time.monotonic()], 0
+    while len(ends) < 2 or time.monotonic() - ends[-1] < MOMENT * (ends[-1] - ends[-2]):
+        if deadline.is_past():
+            raise OutOfTime
+        age = checkpoint_age_s(node.private)
+        if age < age_before:
+            ends.append(time.monotonic() - age)
+        age_before = age
+        time.sleep(0.02)
