@@ -23,7 +23,7 @@ use storage::{Engine, KeyRange, Read};
 
 use crate::{
     applied::{Applied, Membership},
-    command::{Admitted, Batch, Command},
+    command::{Admitted, Batch, Command, Data},
     hash::StateHash,
     ids::{Keyspace, Position},
     layout::{self, damaged},
@@ -195,19 +195,51 @@ impl<E: Engine> Applying<'_, E> {
             Payload::Batch(batch) => {
                 // A new leader's clock may be behind the last one's: time stands still until it has caught up.
                 self.next.time_unix_ms = self.next.time_unix_ms.max(batch.time_unix_ms);
-                batch.commands.iter().map(|command| self.command(command)).collect()
+                self.commands(&batch.commands)
             }
         }
     }
 
+    fn commands(&mut self, commands: &[Command]) -> Result<Vec<Outcome>, Fault> {
+        let mut outcomes = Vec::with_capacity(commands.len());
+        let mut run: Option<data::Run> = None;
+        for command in commands {
+            let write = self.write_of(command);
+            if let Some(ended) = run.take_if(|run| write.is_none_or(|(data, _)| data.scope != run.scope())) {
+                ended.close(&mut self.rows)?;
+            }
+            outcomes.push(match write {
+                Some((data, control_index)) => {
+                    let run = match &mut run {
+                        Some(run) => run,
+                        None => run.insert(data::Run::open(&self.rows, self.next.keyspace, data.scope)?),
+                    };
+                    Outcome::Data(run.apply(&mut self.rows, data, control_index)?)
+                }
+                None => self.command(command)?,
+            });
+        }
+        run.map_or(Ok(()), |run| run.close(&mut self.rows))?;
+        Ok(outcomes)
+    }
+
+    /// A tenant's write that this group takes, with up to where its caller was known.
+    fn write_of<'c>(&self, command: &'c Command) -> Option<(&'c Data, u64)> {
+        match command {
+            Command::Data(data) => Some((data, 0)),
+            Command::Admitted(Admitted { data, control_index }) if self.next.keyspace == Keyspace::Cache => {
+                Some((data, *control_index))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whatever is no write of a tenant.
     fn command(&mut self, command: &Command) -> Result<Outcome, Fault> {
         let (keyspace, rows) = (self.next.keyspace, &mut self.rows);
         let decided = match command {
-            Command::Data(data) => return data::apply(rows, keyspace, data, 0).map(Outcome::Data),
-            Command::Admitted(Admitted { data, control_index }) if keyspace == Keyspace::Cache => {
-                return data::apply(rows, keyspace, data, *control_index).map(Outcome::Data);
-            }
-            Command::Admitted(_) => Err(Rejection::WrongGroup.into()),
+            // Those that this group takes are `write_of`'s.
+            Command::Data(_) | Command::Admitted(_) => Err(Rejection::WrongGroup.into()),
             Command::Fence(fence) => fence::apply(rows, keyspace, *fence),
             Command::Admin(admin) => {
                 let done = admin::apply(rows, keyspace, admin, self.next.time_unix_ms);

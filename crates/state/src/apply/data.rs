@@ -3,7 +3,9 @@
 //! 1. The scope's account says whether it takes writes, what it uses, and, in the Value Store, its quota. The key that
 //!    asked must exist still: in the Value Store it is looked for, in the Cache the scope's fence stands for it.
 //! 2. Each write reads its row, checks its condition, and charges the account with the difference in size.
-//! 3. The account goes back once, in the same transaction; a refusal takes back what earlier writes of the command did.
+//! 3. A refusal takes back what earlier writes of the command did.
+//! 4. The account goes back in the same transaction, once for all of the scope's commands that follow each other in an entry:
+//!    nothing else looks at it in between.
 
 use std::str;
 
@@ -19,32 +21,71 @@ use crate::{
     usage::{Account, Opened, Usage, size_bytes},
 };
 
-/// `control_index`: see [`crate::command::Admitted`].
-pub(super) fn apply<T: Transaction>(
-    rows: &mut Rows<T>,
+/// Commands of one scope that follow each other, and its account meanwhile. Must be [closed](Run::close).
+pub(super) struct Run {
     keyspace: Keyspace,
-    data: &Data,
-    control_index: u64,
-) -> Result<DataOutcome, Fault> {
-    let opened = Opened::find(rows, data.scope)?;
-    let revision_before = opened.as_ref().map_or(0, |opened| opened.account.usage.revision);
-    match write_all(rows, keyspace, data, control_index, opened) {
-        Ok((revision, sum)) => Ok(DataOutcome { revision, result: Ok(sum) }),
-        Err(Stop::Refused(rejection)) => Ok(DataOutcome { revision: revision_before, result: Err(rejection) }),
-        Err(Stop::Failed(fault)) => Err(fault),
+    scope: ScopeId,
+    opened: Option<Opened>,
+    /// Who was found to exist last.
+    known: Option<ApiKeyId>,
+}
+
+impl Run {
+    /// Begins with what the scope's account says.
+    pub(super) fn open<T: Transaction>(rows: &Rows<T>, keyspace: Keyspace, scope: ScopeId) -> Result<Self, Fault> {
+        Ok(Self { keyspace, scope, opened: Opened::find(rows, scope)?, known: None })
+    }
+
+    /// The scope.
+    pub(super) fn scope(&self) -> ScopeId {
+        self.scope
+    }
+
+    /// One command of the scope; `control_index`: see [`crate::command::Admitted`].
+    pub(super) fn apply<T: Transaction>(
+        &mut self,
+        rows: &mut Rows<T>,
+        data: &Data,
+        control_index: u64,
+    ) -> Result<DataOutcome, Fault> {
+        let revision_before = self.opened.as_ref().map_or(0, |opened| opened.account.usage.revision);
+        match self.write_all(rows, data, control_index) {
+            Ok((revision, sum)) => Ok(DataOutcome { revision, result: Ok(sum) }),
+            Err(Stop::Refused(rejection)) => Ok(DataOutcome { revision: revision_before, result: Err(rejection) }),
+            Err(Stop::Failed(fault)) => Err(fault),
+        }
+    }
+
+    /// Puts the account back.
+    pub(super) fn close<T: Transaction>(self, rows: &mut Rows<T>) -> Result<(), Fault> {
+        self.opened.map_or(Ok(()), |opened| opened.store_changed(rows))
+    }
+
+    /// Does all writes or none. Answers the scope's revision and the new value where the last write was a bump.
+    fn write_all<T: Transaction>(
+        &mut self,
+        rows: &mut Rows<T>,
+        data: &Data,
+        control_index: u64,
+    ) -> Result<(u64, Option<i64>), Stop> {
+        let keyspace = self.keyspace;
+        let opened = admit(rows, keyspace, self.scope, &mut self.opened)?;
+        // In the Value Store one look is enough: whatever ends a key is no data command, and so ends the run.
+        if keyspace == Keyspace::Cache || self.known != Some(data.api_key) {
+            check_caller(rows, keyspace, data, control_index)?;
+            self.known = Some(data.api_key);
+        }
+        write_under(rows, keyspace, data, opened)
     }
 }
 
-/// Does all writes or none. Answers the scope's revision and the new value where the last write was a bump.
-fn write_all<T: Transaction>(
+/// Does all writes under the account or none.
+fn write_under<T: Transaction>(
     rows: &mut Rows<T>,
     keyspace: Keyspace,
     data: &Data,
-    control_index: u64,
-    opened: Option<Opened>,
+    opened: &mut Opened,
 ) -> Result<(u64, Option<i64>), Stop> {
-    let mut opened = admit(rows, keyspace, data.scope, opened)?;
-    check_caller(rows, keyspace, data, control_index)?;
     let before = opened.account.usage;
     let mut writer = Writer {
         keyspace,
@@ -66,25 +107,23 @@ fn write_all<T: Transaction>(
             }
         }
     }
-    if writer.usage != before {
-        opened.account.usage = writer.usage;
-        opened.store(rows)?;
-    }
+    opened.account.usage = writer.usage;
     Ok((writer.usage.revision, sum))
 }
 
 /// The account to write under, or a refusal when the scope is closed or was never made.
-fn admit<T: Transaction>(
+fn admit<'a, T: Transaction>(
     rows: &Rows<T>,
     keyspace: Keyspace,
     scope: ScopeId,
-    opened: Option<Opened>,
-) -> Result<Opened, Stop> {
+    opened: &'a mut Option<Opened>,
+) -> Result<&'a mut Opened, Stop> {
+    if opened.is_none() && takes_first_write(rows, keyspace, scope)? {
+        *opened = Some(Opened::new(scope, Account::default()));
+    }
     match opened {
-        Some(opened) if opened.account.closed => Err(Rejection::ScopeGone.into()),
-        Some(opened) => Ok(opened),
-        None if takes_first_write(rows, keyspace, scope)? => Ok(Opened::new(scope, Account::default())),
-        None => Err(Rejection::ScopeGone.into()),
+        Some(opened) if !opened.account.closed => Ok(opened),
+        Some(_) | None => Err(Rejection::ScopeGone.into()),
     }
 }
 

@@ -19,12 +19,33 @@ proptest! {
         prop_assert_eq!(&one_by_one, &run::<MemoryHost>(keyspace, &entries, group_entries));
         prop_assert_eq!(&one_by_one, &run::<DiskHost>(keyspace, &entries, group_entries));
     }
+
+    /// A scope's commands that stand together in an entry share its account: that must not show.
+    #[test]
+    fn an_entry_of_many_commands_does_what_many_entries_do(commands in vec(batch(), 0..12), cache in any::<bool>()) {
+        let keyspace = if cache { Keyspace::Cache } else { Keyspace::Values };
+        let together = vec![commands.concat()];
+        let apart: Vec<_> = together[0].iter().map(|command| vec![command.clone()]).collect();
+        let (entry, outcomes) = run_at::<PlainHost>(keyspace, &together, 1, |_| 3);
+        let (entries, each) = run_at::<PlainHost>(keyspace, &apart, 1, |_| 3);
+        prop_assert_eq!((entry.state_hash, entry.totals, outcomes), (entries.state_hash, entries.totals, each));
+    }
 }
 
 fn run<H: Host>(
     keyspace: Keyspace,
     entries: &[Vec<state::command::Command>],
     group_entries: usize,
+) -> (Applied, Vec<Outcome>) {
+    // Clocks of changing leaders: not in order.
+    run_at::<H>(keyspace, entries, group_entries, |index| (index as u64 * 7) % 5)
+}
+
+fn run_at<H: Host>(
+    keyspace: Keyspace,
+    entries: &[Vec<state::command::Command>],
+    group_entries: usize,
+    time_unix_ms: impl Fn(usize) -> u64,
 ) -> (Applied, Vec<Outcome>) {
     let host = H::new();
     let mut machine = host.open(keyspace);
@@ -33,8 +54,7 @@ fn run<H: Host>(
     for group in numbered.chunks(group_entries) {
         let mut applying = machine.begin();
         for (index, commands) in group {
-            // Clocks of changing leaders: not in order.
-            let batch = Batch { time_unix_ms: (*index as u64 * 7) % 5, commands: commands.to_vec() };
+            let batch = Batch { time_unix_ms: time_unix_ms(*index), commands: commands.to_vec() };
             outcomes.extend(applying.apply(position(*index), Payload::Batch(&batch)).unwrap());
         }
         applying.commit().unwrap();
