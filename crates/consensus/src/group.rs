@@ -44,6 +44,7 @@ use crate::{
     transport::{
         contact::Contact,
         inbound_snapshot::Arrivals,
+        leading::Leading,
         network::{Network, Peers},
         silence::{self, Silence},
         wire::{GroupId, Wire},
@@ -118,6 +119,7 @@ pub struct Group<E: Engine> {
 struct Inner<E: Engine> {
     id: GroupId,
     contact: Arc<Contact>,
+    leading: Arc<Leading>,
     samples: Arc<Samples>,
     hold: Hold,
     quiet_until: Instant,
@@ -177,12 +179,15 @@ impl<E: Engine> Group<E> {
         let (samples, installs) = (machine.samples(), machine.installs());
         let peers = Peers::new(options.group, options.member, wire.clone());
         let contact = Arc::<Contact>::default();
+        // The greatest election time-out is openraft's lease.
+        let leading = Arc::new(Leading::new(options.election_timeout * 2));
         let network = Network {
             group: options.group,
             member: options.member,
             wire: Cuttable { wire, cuts: source.cuts.clone() },
             peers: peers.clone(),
             contact: contact.clone(),
+            leading: leading.clone(),
             silence: Silence::new(options.election_timeout),
             env: env.clone(),
             engine: PhantomData::<fn() -> E>,
@@ -195,6 +200,7 @@ impl<E: Engine> Group<E> {
             .await
             .map_err(|fault| format!("the {} group cannot start: {fault}", options.name()))?;
         contact.follow(raft.metrics());
+        leading.follow(raft.metrics());
         let lease = options.election_timeout * 2 + LEASE_MARGIN;
         let is_held = has_voted
             && hold::is_needed(&raft)
@@ -226,6 +232,7 @@ impl<E: Engine> Group<E> {
                 id,
                 samples,
                 contact,
+                leading,
                 hold,
                 quiet_until,
                 arrivals,
@@ -269,6 +276,10 @@ impl<E: Engine> Group<E> {
 
     pub(crate) fn contact(&self) -> &Contact {
         &self.inner.contact
+    }
+
+    pub(crate) fn leading(&self) -> &Leading {
+        &self.inner.leading
     }
 
     pub(crate) fn log(&self) -> &dyn LocalLog {
@@ -347,7 +358,9 @@ impl<E: Engine> Group<E> {
     /// When this member cannot prove by the deadline that it has that; [`Error::DiskFull`] long before it when this member has no
     /// room to take in what it lacks.
     pub async fn read(&self, deadline: Instant) -> Result<Reader<E::View>, Error> {
-        self.inner.reads.await_linearizable(self, deadline).await?;
+        if !(Instant::now() >= self.quiet_until() && self.leading().may_answer()) {
+            self.inner.reads.await_linearizable(self, deadline).await?;
+        }
         Ok(self.local())
     }
 

@@ -1,6 +1,7 @@
 //! Linearizable reads on any member: everything acknowledged before the read began is in what it returns.
 //!
-//! 1. The leader answers under its lease, with no round to its peers; without a valid lease, after a quorum round.
+//! 1. The leader answers under its lease, with no round to its peers, and as a rule without a question to openraft
+//!    (`transport/leading.rs`); without a valid lease, after a quorum round.
 //!    openraft never answers before the first entry of the leader's own term is committed, nor while it hands over.
 //! 2. A follower asks the leader for that index. Reads that come while a question is under way share the next one: the
 //!    one under way may have been answered before they began. A question to a leader that is none any more is given up,

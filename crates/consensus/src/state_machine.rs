@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::{Stream, TryStreamExt};
@@ -30,6 +31,7 @@ use state::{
     query::Reader,
 };
 use storage::{Engine, View};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
     checkpoint::Gate,
@@ -42,6 +44,8 @@ use crate::{
 
 /// Commands that one transaction takes before it is committed and its proposers are answered.
 const COMMANDS_PER_TRANSACTION_MAX: usize = 4_096;
+/// A transaction that takes longer has to read from the disk. Heartbeats are due every 50 ms, and the next one may take as long.
+const SLOW: Duration = Duration::from_millis(5);
 
 /// openraft's handle on the state machine.
 pub(crate) struct Machine<E: Engine> {
@@ -52,6 +56,8 @@ pub(crate) struct Machine<E: Engine> {
     env: Arc<dyn Env>,
     samples: Arc<Samples>,
     installs: Arc<AtomicU64>,
+    /// Whether the last transaction was slow.
+    is_slow: bool,
 }
 
 /// The state's hash behind each of the newest entries, for comparing members at equal indexes.
@@ -89,7 +95,7 @@ impl<E: Engine> Machine<E> {
         pins: Pins,
         env: Arc<dyn Env>,
     ) -> Self {
-        Self { inner, gate, log, pins, env, samples: Arc::default(), installs: Arc::default() }
+        Self { inner, gate, log, pins, env, samples: Arc::default(), installs: Arc::default(), is_slow: false }
     }
 
     /// Counts the snapshots that are installed.
@@ -99,6 +105,21 @@ impl<E: Engine> Machine<E> {
 
     pub(crate) fn samples(&self) -> Arc<Samples> {
         self.samples.clone()
+    }
+
+    /// As [`Machine::apply_chunk`], without that the group's other tasks wait for a slow disk: they share a thread with this one,
+    /// and while the disk is slow, another takes over from it.
+    fn apply_beside_others(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<(), Fault> {
+        let began = self.env.monotonic();
+        // A runtime on one thread alone, as tests and simulations have it, has none to take over.
+        let may_hand_over = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+        let applied = if self.is_slow && may_hand_over {
+            tokio::task::block_in_place(|| self.apply_chunk(chunk))
+        } else {
+            self.apply_chunk(chunk)
+        };
+        self.is_slow = self.env.monotonic().saturating_sub(began) > SLOW;
+        applied
     }
 
     /// Applies `chunk` in one transaction, then answers its proposers.
@@ -194,7 +215,7 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
             if chunk.is_empty() {
                 return Ok(());
             }
-            self.apply_chunk(chunk).map_err(fault)?;
+            self.apply_beside_others(chunk).map_err(fault)?;
         }
     }
 
@@ -258,8 +279,6 @@ impl<E: Engine> RaftSnapshotBuilder<TypeConfig> for Checkpoint<E> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use openraft::{
         StorageError,
         testing::log::{StoreBuilder, Suite},

@@ -11,6 +11,7 @@ mod contradiction;
 pub(crate) mod fuzz;
 pub(crate) mod inbound;
 pub(crate) mod inbound_snapshot;
+pub(crate) mod leading;
 #[cfg(any(test, feature = "testing"))]
 pub mod loopback;
 pub mod message;

@@ -74,7 +74,7 @@ impl Turns {
         {
             self.line_up(waiting);
         }
-        let mut together = Vec::new();
+        let mut together = Vec::with_capacity(self.in_lines.min(BATCH_COMMANDS_MAX));
         let mut bytes = 0;
         while together.len() < BATCH_COMMANDS_MAX
             && let Some(next_bytes) = self.turn()

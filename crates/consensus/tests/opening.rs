@@ -53,6 +53,14 @@ async fn install_and_crash(durable: &mut Durable, leader: u64, operations: u64) 
     await_caught_up(durable, leader).await;
     durable.isolate(NEWCOMER);
     write_and_purge(durable, leader, "k").await;
+    // openraft purges nothing that it is just sending, even to one that cannot be reached: with that, no snapshot were needed.
+    let last = durable.group(NEWCOMER).status().last_index;
+    eventually("the leader's log to begin behind what the member has", || async {
+        durable.group(leader).checkpoint().await.unwrap();
+        let purged = durable.running[&leader].log.clone().get_log_state().await.unwrap().last_purged_log_id;
+        purged.is_some_and(|purged| purged.index > last)
+    })
+    .await;
 
     let member = &durable.running[&NEWCOMER];
     let (installs, before) = (member.group.installs(), member.session.operations());

@@ -1,4 +1,4 @@
-//! Linearizable reads on a member that does not lead.
+//! Linearizable reads: of a leader under its lease, and of a member that does not lead.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -24,10 +24,11 @@ use consensus::{
     types::MemberId,
 };
 use futures_util::{
-    StreamExt as _,
+    FutureExt as _, StreamExt as _,
     stream::{self, BoxStream},
 };
 use members::{Cluster, eventually, get, set, soon};
+use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 /// A hub that holds back, while it is told to, the answers to one member's questions, and the entries that it is sent.
@@ -149,4 +150,51 @@ async fn all_who_read_on_a_follower_meanwhile_are_told_together() {
     // Some may have gone with an earlier question.
     let took = ends[READS - 1] - ends[READS / 2];
     assert!(took < 50, "{took} turns between the middle one and the last");
+}
+
+/// A hub that loses all questions of one member, while it is told to.
+#[derive(Clone)]
+struct Mute {
+    hub: Hub,
+    member: MemberId,
+    is_mute: watch::Receiver<bool>,
+}
+
+impl Wire for Mute {
+    async fn call(&self, at: &str, route: Route, message: Bytes, wait_max: Duration) -> Result<Bytes, WireError> {
+        if route.from == self.member && *self.is_mute.borrow() {
+            return Err(WireError::Unreachable("it is lost".to_owned()));
+        }
+        self.hub.call(at, route, message, wait_max).await
+    }
+
+    async fn stream(&self, at: &str, route: Route, frames: BoxStream<'static, Bytes>) -> Result<Frames, WireError> {
+        self.hub.stream(at, route, frames).await
+    }
+}
+
+/// Nobody hears of the transfer, and the lease is longer than the test: the leader's own word is all that ends its reads.
+#[tokio::test]
+async fn a_leader_answers_at_once_under_its_lease_and_not_once_it_hands_over() {
+    let (muting, is_mute) = watch::channel(false);
+    let hub = Hub::default();
+    let mut groups = BTreeMap::new();
+    for id in 1..=3 {
+        let wire = Mute { hub: hub.clone(), member: MemberId::from(1), is_mute: is_mute.clone() };
+        let options = Options { election_timeout: Duration::from_secs(120), ..members::options(id) };
+        groups.insert(id, members::start_over(&hub, wire, options).await);
+    }
+    let voters = (1..=3).map(|id| (MemberId::from(id), consensus::types::Peer::default())).collect();
+    groups[&1].found(voters).await.unwrap();
+    let cluster = Cluster { hub, groups };
+    assert_eq!(cluster.leader().await, 1);
+    let leader = cluster.member(1);
+    leader.submit(set("k", "v"), soon()).await.unwrap();
+    let at_once = || async { leader.read(soon()).now_or_never().is_some_and(|read| read.is_ok()) };
+    eventually("a read without a question", at_once).await;
+
+    muting.send_replace(true);
+    let _ = leader.transfer(MemberId::from(2), Duration::ZERO).await;
+    eventually("the lease to be given up", || async { !at_once().await }).await;
+    assert!(leader.read(soon()).await.is_err());
 }

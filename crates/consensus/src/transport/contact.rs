@@ -5,7 +5,7 @@
 //! (`ARCHITECTURE.md`, the volatile group, rule 6).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::types::{LogId, MemberId, Peer, TypeConfig};
 
-type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
+pub(crate) type Metrics = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 
 /// The last word from the leader.
 #[derive(Clone, Copy, Debug)]
@@ -143,8 +143,7 @@ impl Contact {
     /// How long ago this member, as the leader, last had a quorum.
     pub(crate) fn own_quorum_age(&self) -> Option<Duration> {
         let metrics = self.metrics.get()?.borrow_watched();
-        let voters = metrics.membership_config.membership().voter_ids().collect::<BTreeSet<_>>();
-        if voters.len() == 1 && voters.contains(&metrics.id) {
+        if is_alone(&metrics) {
             return Some(Duration::ZERO);
         }
         metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
@@ -153,6 +152,12 @@ impl Contact {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Heard>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the member is a quorum by itself, in each of the sets of voters that count.
+pub(crate) fn is_alone(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let voters = metrics.membership_config.membership().get_joint_config();
+    !voters.is_empty() && voters.iter().all(|voters| voters.len() == 1 && voters.contains(&metrics.id))
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use crate::{
     snapshot::{Snapshot, SnapshotData},
     transport::{
         contact::Contact,
+        leading::Leading,
         message::{self, Answer, Append, AppendResponse, Appended, Opening, Question},
         outbound_snapshot,
         patience::{SILENCE_MAX, Unanswered},
@@ -89,6 +90,7 @@ pub(crate) struct Network<W, E> {
     pub(crate) wire: W,
     pub(crate) peers: Peers,
     pub(crate) contact: Arc<Contact>,
+    pub(crate) leading: Arc<Leading>,
     pub(crate) silence: Silence,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) engine: PhantomData<fn() -> E>,
@@ -103,6 +105,7 @@ impl<W: Wire, E: Engine> Network<W, E> {
             peers: self.peers.clone(),
             turns: Turns { contact: self.contact.clone(), silence: self.silence, since: Instant::now() },
             contact: self.contact.clone(),
+            leading: self.leading.clone(),
             env: self.env.clone(),
             is_for_heartbeats,
             engine: PhantomData,
@@ -129,6 +132,7 @@ pub(crate) struct Link<W, E> {
     wire: W,
     peers: Peers,
     contact: Arc<Contact>,
+    leading: Arc<Leading>,
     turns: Turns,
     env: Arc<dyn Env>,
     is_for_heartbeats: bool,
@@ -156,11 +160,12 @@ impl<W: Wire, E: Engine> Link<W, E> {
     {
         self.turns.may_speak().await;
         let unanswered = Arc::new(Unanswered::new(Instant::now()));
-        let (sent, turns) = (unanswered.clone(), self.turns.clone());
+        let (sent, turns, leading) = (unanswered.clone(), self.turns.clone(), self.leading.clone());
         let appends = input.then(move |request| {
-            let (sent, turns) = (sent.clone(), turns.clone());
+            let (sent, turns, leading) = (sent.clone(), turns.clone(), leading.clone());
             async move {
                 turns.may_speak().await;
+                leading.tells_committed(request.leader_commit.as_ref());
                 let frame = message::encode(&Append { request, quorum_age_ms: turns.contact.quorum_age_ms() });
                 sent.sent(Instant::now(), frame.len());
                 frame
@@ -277,6 +282,7 @@ impl<W: Wire, E: Engine> RaftNetworkV2<TypeConfig> for Link<W, E> {
         option: RPCOption,
     ) -> Result<AppendResponse, RPCError<TypeConfig>> {
         let before = request.prev_log_id;
+        self.leading.tells_committed(request.leader_commit.as_ref());
         let append = Append { request, quorum_age_ms: self.contact.quorum_age_ms() };
         match self.ask(&Question::Append(append), &option).await? {
             Answer::Appended(AppendResponse::Conflict)
@@ -337,6 +343,7 @@ impl<W: Wire, E: Engine> RaftNetworkV2<TypeConfig> for Link<W, E> {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.leading.hands_over(request.from_leader());
         match self.ask(&Question::Transfer(request), &option).await? {
             Answer::Transfer(response) => Ok(response),
             other => Err(unexpected(&other)),
