@@ -5,9 +5,9 @@
 //! network among the nodes. What goes in and out are requests and responses, past the same layers and handlers. What lies
 //! outside: the listeners with their bounds and TLS, gRPC, the configuration's sources.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::IpAddr, net::Ipv4Addr, path::Path, sync::Arc};
 
-use axum::{Router, body::Body, http::Request, response::Response};
+use axum::{body::Body, http::Request, response::Response};
 use consensus::env::Env;
 use prometheus_client::metrics::counter::Counter;
 use state::{
@@ -17,18 +17,16 @@ use state::{
 };
 use storage::{View, fs::Disk};
 use tokio::runtime::Handle;
-use tower::ServiceExt as _;
 use uuid::Uuid;
 
 use crate::{
     config,
     http::{
         App, caller,
-        layers::Peer,
-        router::{Listener, router},
+        router::{Listener, Router},
     },
     node::{
-        Node, PeerSide,
+        Node, PeerSide, Runtimes,
         data_dir::{DataDir, Role},
     },
     peer::Network,
@@ -116,26 +114,23 @@ impl Embedded {
         let metrics = Metrics::new(env.clone(), Counter::default());
         let side = PeerSide { network, address, join: config.join.clone(), token: secret.peer_token(), tls: None };
         let public_url = format!("http://{}", side.address);
-        let mut options = server::node_options(&config, env.clone(), &metrics, Handle::current(), side, public_url);
+        let here = Handle::current();
+        let runtimes = Runtimes { values: here.clone(), cache: here.clone(), rest: here };
+        let mut options = server::node_options(&config, env.clone(), &metrics, runtimes, side, public_url);
         options.disk = disk;
         // As small as the settings say, so that a short run has many: little is written together in it.
         options.log_segment_bytes = config.log_segment_bytes;
         let node = Node::start(options).await?;
         let root_key = secret.root_key();
         let app: Arc<App> = Arc::new(server::app(&config, &node, &root_key, env, metrics));
-        let (public, private) = (router(&app, Listener::Public), router(&app, Listener::Private));
+        let (public, private) = (Router::new(app.clone(), Listener::Public), Router::new(app, Listener::Private));
         Ok(Self { node, public, private })
     }
 
     /// Answers a request that came to the private listener, or to the public one.
-    pub async fn request(&self, is_private: bool, mut request: Request<Body>) -> Response {
-        request.extensions_mut().insert(Peer(SocketAddr::from(([127, 0, 0, 1], 1))));
+    pub async fn request(&self, is_private: bool, request: Request<Body>) -> Response {
         let router = if is_private { &self.private } else { &self.public };
-        let answered: Result<Response, std::convert::Infallible> = router.clone().oneshot(request).await;
-        match answered {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
+        router.serve(IpAddr::V4(Ipv4Addr::LOCALHOST), request).await
     }
 
     /// Where the node stands in the `values` group, and in the cache group while it has a member there.

@@ -13,7 +13,6 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     body::Body,
     http::{HeaderValue, Request, header::CONNECTION},
     response::Response,
@@ -28,9 +27,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tower::Service;
 
-use crate::http::layers::Peer;
+use crate::http::router::Router;
 
 mod stream;
 pub(crate) mod tls;
@@ -82,6 +80,7 @@ pub(crate) async fn serve(
     options: Arc<Options>,
     mut shutdown: watch::Receiver<bool>,
 ) {
+    let router = Arc::new(router);
     let places = Arc::new(Semaphore::new(options.connections_max));
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
     let mut connections = JoinSet::new();
@@ -128,7 +127,7 @@ async fn told_to_stop(shutdown: &mut watch::Receiver<bool>) {
 
 struct Connection {
     peer: SocketAddr,
-    router: Router,
+    router: Arc<Router>,
     options: Arc<Options>,
 }
 
@@ -220,13 +219,12 @@ impl Connection {
 
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         activity: Arc<Activity>,
         shutdown: watch::Receiver<bool>,
     ) -> Result<Response, std::convert::Infallible> {
         activity.request_began();
-        request.extensions_mut().insert(Peer(self.peer));
-        let Ok(mut answer) = self.router.clone().call(request.map(Body::new)).await;
+        let mut answer = self.router.serve(self.peer.ip(), request.map(Body::new)).await;
         if *shutdown.borrow() {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

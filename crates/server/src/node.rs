@@ -43,7 +43,7 @@ use storage::{disk::DiskEngine, fs::Disk};
 use tokio::{
     runtime::Handle,
     sync::watch,
-    task::{AbortHandle, JoinHandle},
+    task::{AbortHandle, JoinHandle, JoinSet},
     time::{Instant, sleep},
 };
 use uuid::Uuid;
@@ -99,8 +99,8 @@ pub(crate) struct Options {
     pub(crate) log_observer: Arc<dyn Observer>,
     /// The clock, randomness and threads.
     pub(crate) env: Arc<dyn Env>,
-    /// The runtime that is Raft's alone.
-    pub(crate) raft: Handle,
+    /// Where its tasks run.
+    pub(crate) runtimes: Runtimes,
     /// How the others reach the node.
     pub(crate) peer: PeerSide,
     /// The base of the URLs at which clients reach it.
@@ -109,6 +109,27 @@ pub(crate) struct Options {
     pub(crate) cache_reset_after: Duration,
     /// The most bytes of keys and values that this node, when it leads the cache group, lets the cache hold.
     pub(crate) cache_bytes_max: u64,
+}
+
+/// Where a node's tasks run: none of these runtimes serves clients, and neither group waits behind the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtimes {
+    /// The `values` group.
+    pub(crate) values: Handle,
+    /// The cache group.
+    pub(crate) cache: Handle,
+    /// What the nodes have to do with each other besides.
+    pub(crate) rest: Handle,
+}
+
+/// Runs `task` on another runtime, for as long as somebody waits for it: what it spawns stays there.
+async fn run_on<T: Send + 'static>(
+    runtime: &Handle,
+    task: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn_on(task, runtime);
+    tasks.join_next().await.expect("one was spawned").context("it was cut off")?
 }
 
 /// A running node.
@@ -127,7 +148,7 @@ pub(crate) struct Node {
     driver: AbortHandle,
     stop_peers: watch::Sender<bool>,
     end: watch::Receiver<Option<End>>,
-    raft: Handle,
+    runtime: Handle,
     /// Held for as long as the node runs: it is the lock.
     _data_dir: DataDir,
 }
@@ -135,12 +156,11 @@ pub(crate) struct Node {
 impl Node {
     /// Starts the node; it serves when [`Node::await_serving`] returns, and refuses until then.
     pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
-        let raft = options.raft.clone();
-        // All of it runs on Raft's own runtime: what the groups spawn stays there.
-        raft.spawn(Self::start_on_raft_runtime(options)).await.context("the node's start was cut off")?
+        let runtime = options.runtimes.rest.clone();
+        runtime.spawn(Self::start_on_its_runtime(options)).await.context("the node's start was cut off")?
     }
 
-    async fn start_on_raft_runtime(options: Options) -> anyhow::Result<Self> {
+    async fn start_on_its_runtime(options: Options) -> anyhow::Result<Self> {
         let data_dir = DataDir::open(&options.data_dir)?;
         let identity = data_dir.identity();
         let cluster_id = Arc::new(OnceLock::from(identity.cluster_id));
@@ -186,7 +206,7 @@ impl Node {
             driver: tokio::spawn(async {}).abort_handle(),
             stop_peers,
             end,
-            raft: options.raft.clone(),
+            runtime: options.runtimes.rest.clone(),
             _data_dir: data_dir,
         };
         // All of it before a peer is served: who must not come back as itself answers nobody in that name.
@@ -276,6 +296,7 @@ impl Node {
             cache: self.cache.clone(),
             wire: peers,
             env: options.env.clone(),
+            runtime: options.runtimes.cache.clone(),
             words,
             reset_after: options.cache_reset_after,
             bytes_max: options.cache_bytes_max,
@@ -413,11 +434,11 @@ impl Node {
 
     /// Stops the node: ends its tasks, makes a last checkpoint, closes the log.
     pub(crate) async fn shutdown(self) -> anyhow::Result<()> {
-        let raft = self.raft.clone();
-        raft.spawn(self.shutdown_on_raft_runtime()).await.context("the node's stop was cut off")?
+        let runtime = self.runtime.clone();
+        runtime.spawn(self.shutdown_on_its_runtime()).await.context("the node's stop was cut off")?
     }
 
-    async fn shutdown_on_raft_runtime(self) -> anyhow::Result<()> {
+    async fn shutdown_on_its_runtime(self) -> anyhow::Result<()> {
         self.driver.abort();
         for task in &self.tasks {
             task.abort();
@@ -474,10 +495,10 @@ async fn start_values(
         spool: Some(data_dir.spool()),
         state_bytes_max: u64::MAX,
     };
-    let group = Group::start(group_options, log.clone(), peers, machine, options.env.clone())
-        .await
-        .map_err(anyhow::Error::msg)?;
-    Ok((group, log))
+    let (its_log, env) = (log.clone(), options.env.clone());
+    let starting =
+        async move { Group::start(group_options, its_log, peers, machine, env).await.map_err(anyhow::Error::msg) };
+    Ok((run_on(&options.runtimes.values, starting).await?, log))
 }
 
 /// Whose log it is: the cluster's id, which no tenant ever sees, and the node's.

@@ -41,7 +41,7 @@ use crate::{
         body::BodyBounds,
         caller::Callers,
         pool::{Pool, Resource},
-        router::{Listener, router},
+        router::{Listener, Router},
     },
     listen::{self, Times, tls},
     node::{
@@ -60,8 +60,11 @@ use crate::{
 const BACKLOG: u32 = 4_096;
 /// The file in the data directory that names the addresses in use.
 pub(crate) const ADDRESSES_FILE: &str = "addresses.json";
-/// Threads of Raft's own runtime: its two groups, and one for the rest.
-const RAFT_THREADS: usize = 2;
+/// Threads of each group's own runtime. What one of its tasks wakes up it then does itself: among several threads each such
+/// step may wake up another of them, which costs a busy node a fifth of its writes (docs/performance.md).
+const GROUP_THREADS: usize = 1;
+/// Threads for what the nodes have to do with each other besides.
+const PEER_THREADS: usize = 2;
 /// Threads of the private listener's own runtime.
 const OPERATOR_THREADS: usize = 1;
 /// How often callers that are not there any more are forgotten, in ticks of a second.
@@ -122,16 +125,22 @@ pub(crate) fn run(start: Start) -> anyhow::Result<()> {
     let filter = telemetry::parse_filter(&start.config.log_level).map_err(anyhow::Error::msg)?;
     let env: Arc<dyn Env> = Arc::new(System::new());
     let log = telemetry::start_logging(filter, start.config.log_format, &*env)?;
-    let raft = runtime("insid-raft", Some(RAFT_THREADS))?;
+    let values = runtime("insid-values", Some(GROUP_THREADS))?;
+    let cache = runtime("insid-cache", Some(GROUP_THREADS))?;
+    let peers = runtime("insid-peers", Some(PEER_THREADS))?;
     let requests = runtime("insid-http", None)?;
     let operators = runtime("insid-operators", Some(OPERATOR_THREADS))?;
     let metrics = Metrics::new(env.clone(), log.dropped_events());
-    let runtimes = Runtimes { raft: raft.handle().clone(), operators: operators.handle().clone() };
+    let handle = |runtime: &Runtime| runtime.handle().clone();
+    let of_node = node::Runtimes { values: handle(&values), cache: handle(&cache), rest: handle(&peers) };
+    let runtimes = Runtimes { node: of_node, operators: handle(&operators) };
     let ended = requests.block_on(serve(start, runtimes, env, metrics));
     // What still blocks a thread, a read of a slow disk say, must not hold up the end.
     requests.shutdown_background();
     operators.shutdown_background();
-    raft.shutdown_background();
+    for runtime in [values, cache, peers] {
+        runtime.shutdown_background();
+    }
     // Where standard error is stuck, the last events are lost: there is nowhere left to say so.
     let _ = log.end();
     ended
@@ -147,12 +156,12 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
 
 /// Those beside the one that serves tenants' requests.
 struct Runtimes {
-    raft: Handle,
+    node: node::Runtimes,
     operators: Handle,
 }
 
 async fn serve(start: Start, runtimes: Runtimes, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
-    let Runtimes { raft, operators } = runtimes;
+    let Runtimes { node: of_node, operators } = runtimes;
     let Start { config, secret, announce, stops_with_stdin } = start;
     let stdin = if stops_with_stdin { Some(end_of_stdin(&*env)?) } else { None };
     let mut signals = Signals::new(stdin)?;
@@ -201,7 +210,7 @@ async fn serve(start: Start, runtimes: Runtimes, env: Arc<dyn Env>, metrics: Met
         token,
         tls: peer_tls(&config)?,
     };
-    let options = node_options(&config, env.clone(), &metrics, raft, side, public_url(&config, addresses.public));
+    let options = node_options(&config, env.clone(), &metrics, of_node, side, public_url(&config, addresses.public));
     let node = tokio::select! {
         node = Node::start(options) => node?,
         () = signals.next() => return Ok(()),
@@ -209,8 +218,14 @@ async fn serve(start: Start, runtimes: Runtimes, env: Arc<dyn Env>, metrics: Met
     let app = Arc::new(app(&config, &node, &secret.root_key(), env.clone(), metrics));
 
     let (stop, stopping) = watch::channel(false);
-    let public = tokio::spawn(listen::serve(public, router(&app, Listener::Public), public_options, stopping.clone()));
-    let private = operators.spawn(listen::serve(private, router(&app, Listener::Private), private_options, stopping));
+    let public = tokio::spawn(listen::serve(
+        public,
+        Router::new(app.clone(), Listener::Public),
+        public_options,
+        stopping.clone(),
+    ));
+    let private =
+        operators.spawn(listen::serve(private, Router::new(app.clone(), Listener::Private), private_options, stopping));
     let housekeeping = tokio::spawn(keep_house(app));
     let ready = async {
         node.await_serving().await?;
@@ -434,7 +449,7 @@ pub(crate) fn node_options(
     config: &Config,
     env: Arc<dyn Env>,
     metrics: &Metrics,
-    raft: Handle,
+    runtimes: node::Runtimes,
     peer: PeerSide,
     public_url: String,
 ) -> node::Options {
@@ -451,7 +466,7 @@ pub(crate) fn node_options(
         disk: Arc::new(OsDisk),
         env,
         log_observer: metrics.log_observer(),
-        raft,
+        runtimes,
         peer,
         public_url,
         cache_reset_after: Duration::from_millis(config.cache_reset_after_ms),

@@ -26,6 +26,9 @@ use crate::{
     service::{self, Consistency, Written},
 };
 
+static REVISION: HeaderName = HeaderName::from_static(header::REVISION);
+static STALENESS_MS: HeaderName = HeaderName::from_static(header::STALENESS_MS);
+
 /// get with the key in the URL.
 pub(crate) async fn get(call: KnownCall<'_>, keyspace: Keyspace) -> Result<Response, Error> {
     let query = call.call.query()?;
@@ -244,7 +247,7 @@ fn done(written: Written) -> Response {
 }
 
 fn add_revision(response: &mut Response, revision: u64) {
-    response.headers_mut().insert(HeaderName::from_static(header::REVISION), revision.into());
+    response.headers_mut().insert(REVISION.clone(), revision.into());
 }
 
 /// A single node is its own leader: its last word from it is never old.
@@ -259,7 +262,7 @@ fn staleness(call: &KnownCall<'_>, keyspace: Keyspace, consistency: Consistency)
 fn add_staleness(response: &mut Response, staleness: Option<Duration>) {
     if let Some(staleness) = staleness {
         let age_ms = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
-        response.headers_mut().insert(HeaderName::from_static(header::STALENESS_MS), age_ms.into());
+        response.headers_mut().insert(STALENESS_MS.clone(), age_ms.into());
     }
 }
 

@@ -9,7 +9,7 @@
 //! 6. the rest of the body, the headers that every answer has, one event in the log, one count in the metrics.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -26,7 +26,7 @@ use axum::{
     },
     response::Response,
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body::Body as _;
 use state::ids::ApiKeyId;
 
@@ -45,26 +45,24 @@ use crate::{
     service,
 };
 
-/// The connection's peer, put beside each request by the listener.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+static REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
+static CACHE_GENERATION: HeaderName = HeaderName::from_static(header::CACHE_GENERATION);
 
-/// Serves one request.
-pub(crate) async fn serve(app: Arc<App>, path: Option<Arc<Path>>, request: Request<Body>) -> Response {
+/// Serves one request, whose connection is `peer`'s.
+pub(crate) async fn serve(app: &App, path: Option<&Path>, peer: IpAddr, request: Request<Body>) -> Response {
     let start = Instant::now();
     let (parts, body) = request.into_parts();
     let number = app.requests.fetch_add(1, Ordering::Relaxed);
     let mut payload = Payload::new(&parts.headers, body, &app.body_bytes);
-    let class = path.as_ref().map_or(Class::System, |path| path.class());
-    let mut event =
-        Event { app: &app, number, class, path: path.as_deref(), parts: &parts, caller: None, start, answered: false };
+    let class = path.map_or(Class::System, Path::class);
+    let mut event = Event { app, number, class, path, parts: &parts, caller: None, start, answered: false };
 
-    let answered = guard(walk(&app, path.as_deref(), &parts, &mut payload, &mut event.caller)).await;
+    let answered = guard(walk(app, path, peer, &parts, &mut payload, &mut event.caller)).await;
     let mut response = answered.unwrap_or_else(|error| refuse(&error, &parts));
     if !payload.settle().await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    finish(&app, class, number, &parts.method, &mut response);
+    finish(app, class, number, &parts.method, &mut response);
     event.record(&payload, &response);
     response
 }
@@ -78,6 +76,7 @@ async fn guard(walk: impl Future<Output = Result<Response, Error>>) -> Result<Re
 async fn walk(
     app: &App,
     path: Option<&Path>,
+    peer: IpAddr,
     parts: &Parts,
     payload: &mut Payload,
     caller: &mut Option<ApiKeyId>,
@@ -91,7 +90,7 @@ async fn walk(
     if let Some(place) = &mut place {
         place.add(1)?;
     }
-    let client = app.addresses.client(peer(parts), &parts.headers);
+    let client = app.addresses.client(peer, &parts.headers);
     app.addresses.admit(client)?;
     let class = path.map_or(Class::System, Path::class);
     app.addresses.take(client, class)?;
@@ -100,7 +99,7 @@ async fn walk(
     let known = identify(app, row, &parts.headers)?;
     let call = Call { app, uri: &parts.uri, payload };
     match known {
-        None => health::serve(app, row.operation).await,
+        None => Box::pin(health::serve(app, row.operation)).await,
         Some(known) => {
             *caller = Some(known.caller.id);
             if let (Some(place), Some(holdings)) = (&mut place, known.holdings()) {
@@ -128,40 +127,39 @@ fn identify(app: &App, row: &Route, headers: &HeaderMap) -> Result<Option<Arc<Kn
     }
 }
 
+/// A future is as large as the largest of those that it may wait for, and is moved as a whole: what is large, or is asked less
+/// often, is in a box of its own.
 async fn operate(operation: Operation, call: KnownCall<'_>) -> Result<Response, Error> {
-    match operation {
-        Operation::Get(keyspace) => kv::get(call, keyspace).await,
-        Operation::GetByBody(keyspace) => kv::get_by_body(call, keyspace).await,
-        Operation::Set(keyspace) => kv::set(call, keyspace).await,
-        Operation::SetIfAbsent(keyspace) => kv::set_if_absent(call, keyspace).await,
-        Operation::CompareAndSwap(keyspace) => kv::compare_and_swap(call, keyspace).await,
-        Operation::Delete(keyspace) => kv::delete(call, keyspace).await,
-        Operation::Bump => kv::bump(call).await,
-        Operation::Iterate(keyspace, form) => kv::iterate(call, keyspace, form).await,
-        Operation::IterateByBody(keyspace) => kv::iterate_by_body(call, keyspace).await,
-        Operation::Limits => keys::limits(call).await,
-        Operation::Ping => keys::ping(&call),
-        Operation::AliasCreate => keys::alias_create(call).await,
-        Operation::AliasDelete => keys::alias_delete(call).await,
-        Operation::AliasList => keys::alias_list(call).await,
-        Operation::AdminCreate => keys::admin_create(call).await,
-        Operation::AdminDelete => keys::admin_delete(call).await,
-        Operation::AdminLimitsSet => keys::admin_limits_set(call).await,
-        Operation::AdminLimitsGet => keys::admin_limits_get(call).await,
-        Operation::AdminEntity => keys::admin_entity(call).await,
-        Operation::AdminEntities => keys::admin_entities(call).await,
-        Operation::AdminEntityByAlias => keys::admin_entity_by_alias(call).await,
-        Operation::AdminOps => Ok(keys::admin_ops(&call)),
-        Operation::ClusterStatus => cluster::status(call).await,
-        Operation::ClusterAdd => cluster::add(call).await,
-        Operation::ClusterRemove => cluster::remove(call).await,
-        Operation::ClusterTransfer => cluster::transfer(call).await,
-        Operation::Live | Operation::Ready | Operation::Metrics => health::serve(call.call.app, operation).await,
-    }
-}
-
-fn peer(parts: &Parts) -> IpAddr {
-    parts.extensions.get::<Peer>().expect("the listener puts the peer beside every request").0.ip()
+    let boxed: BoxFuture<'_, Result<Response, Error>> = match operation {
+        Operation::Get(keyspace) => return kv::get(call, keyspace).await,
+        Operation::GetByBody(keyspace) => return kv::get_by_body(call, keyspace).await,
+        Operation::Set(keyspace) => return kv::set(call, keyspace).await,
+        Operation::SetIfAbsent(keyspace) => return kv::set_if_absent(call, keyspace).await,
+        Operation::CompareAndSwap(keyspace) => return kv::compare_and_swap(call, keyspace).await,
+        Operation::Delete(keyspace) => return kv::delete(call, keyspace).await,
+        Operation::Bump => return kv::bump(call).await,
+        Operation::Ping => return keys::ping(&call),
+        Operation::AdminOps => return Ok(keys::admin_ops(&call)),
+        Operation::Iterate(keyspace, form) => Box::pin(kv::iterate(call, keyspace, form)),
+        Operation::IterateByBody(keyspace) => Box::pin(kv::iterate_by_body(call, keyspace)),
+        Operation::Limits => Box::pin(keys::limits(call)),
+        Operation::AliasCreate => Box::pin(keys::alias_create(call)),
+        Operation::AliasDelete => Box::pin(keys::alias_delete(call)),
+        Operation::AliasList => Box::pin(keys::alias_list(call)),
+        Operation::AdminCreate => Box::pin(keys::admin_create(call)),
+        Operation::AdminDelete => Box::pin(keys::admin_delete(call)),
+        Operation::AdminLimitsSet => Box::pin(keys::admin_limits_set(call)),
+        Operation::AdminLimitsGet => Box::pin(keys::admin_limits_get(call)),
+        Operation::AdminEntity => Box::pin(keys::admin_entity(call)),
+        Operation::AdminEntities => Box::pin(keys::admin_entities(call)),
+        Operation::AdminEntityByAlias => Box::pin(keys::admin_entity_by_alias(call)),
+        Operation::ClusterStatus => Box::pin(cluster::status(call)),
+        Operation::ClusterAdd => Box::pin(cluster::add(call)),
+        Operation::ClusterRemove => Box::pin(cluster::remove(call)),
+        Operation::ClusterTransfer => Box::pin(cluster::transfer(call)),
+        Operation::Live | Operation::Ready | Operation::Metrics => Box::pin(health::serve(call.call.app, operation)),
+    };
+    boxed.await
 }
 
 /// The answer to an error; one that nobody but the node can explain is logged with its reason.
@@ -180,16 +178,23 @@ fn refuse(error: &Error, parts: &Parts) -> Response {
     response
 }
 
+/// A request's id, as 16 hex digits.
+fn request_id(number: u64) -> HeaderValue {
+    let mut digits = [0; 16];
+    for (place, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 0xf];
+    }
+    HeaderValue::from_bytes(&digits).expect("hex digits are a header value")
+}
+
 /// What every answer has.
 fn finish(app: &App, class: Class, number: u64, method: &Method, response: &mut Response) {
-    let id = HeaderValue::from_str(&format!("{number:016x}")).expect("hex digits are a header value");
-    response.headers_mut().insert(HeaderName::from_static(header::REQUEST_ID), id);
+    response.headers_mut().insert(REQUEST_ID.clone(), request_id(number));
     if class == Class::Cache
         && !response.headers().contains_key(header::CACHE_GENERATION)
         && let Some(cache) = app.service.cache()
     {
-        let name = HeaderName::from_static(header::CACHE_GENERATION);
-        response.headers_mut().insert(name, cache.generation.into());
+        response.headers_mut().insert(CACHE_GENERATION.clone(), cache.generation.into());
     }
     if *method == Method::HEAD {
         if let Some(bytes) = response.body().size_hint().exact() {

@@ -1,9 +1,9 @@
 //! The route table: one row per path and method. The paths of existing InsiDB clients are rows here, not code.
 
-use std::sync::Arc;
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use api::path;
-use axum::{Router, body::Body, extract::Request, http::Method, response::Response, routing::any};
+use axum::{body::Body, extract::Request, http::Method, response::Response};
 use state::ids::Keyspace;
 
 use crate::http::{App, layers};
@@ -314,27 +314,28 @@ impl Path {
     }
 }
 
-/// The router of one listener: it finds the path, and [`layers::serve`] does the rest.
-pub(crate) fn router(app: &Arc<App>, listener: Listener) -> Router {
-    let mut paths = std::collections::BTreeMap::<String, Vec<Route>>::new();
-    for route in routes().into_iter().filter(|route| route.listener == listener) {
-        paths.entry(route.path.clone()).or_default().push(route);
-    }
-    let mut router = Router::new();
-    for (text, rows) in paths {
-        router = router.route(&text, any(handler(app, Some(Arc::new(Path { rows })))));
-    }
-    router.fallback(handler(app, None))
+/// The paths of one listener: it finds a request's, and [`layers::serve`] does the rest. No path has parts that vary, so
+/// that one look into a map is all the routing there is.
+pub(crate) struct Router {
+    app: Arc<App>,
+    paths: HashMap<String, Path>,
 }
 
-/// A handler for one path; `None` is the path that does not exist.
-fn handler(
-    app: &Arc<App>,
-    path: Option<Arc<Path>>,
-) -> impl Fn(Request<Body>) -> std::pin::Pin<Box<dyn Future<Output = Response> + Send>> + Clone + Send + Sync + 'static
-{
-    let app = app.clone();
-    move |request| Box::pin(layers::serve(app.clone(), path.clone(), request))
+impl Router {
+    /// The rows of `listener`.
+    pub(crate) fn new(app: Arc<App>, listener: Listener) -> Self {
+        let mut paths = HashMap::<String, Path>::new();
+        for route in routes().into_iter().filter(|route| route.listener == listener) {
+            paths.entry(route.path.clone()).or_insert_with(|| Path { rows: Vec::new() }).rows.push(route);
+        }
+        Self { app, paths }
+    }
+
+    /// Answers a request that has come from `peer`.
+    pub(crate) async fn serve(&self, peer: IpAddr, request: Request<Body>) -> Response {
+        // Boxed, since a connection without a request should not be as large as one that has one.
+        Box::pin(layers::serve(&self.app, self.paths.get(request.uri().path()), peer, request)).await
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,10 @@ use state::{
     registry::{RegistryState, Standing},
 };
 use storage::disk::DiskEngine;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Cache,
@@ -32,6 +35,7 @@ use super::{
 };
 use crate::node::{
     end::{End, Ending},
+    run_on,
     timing::{
         CHANGE_WAIT_MAX, CONTACT_AGE_MAX, HAND_OVER_PAUSE, HAND_OVER_WAIT_MAX, LOOK, NODE_LEASE, RAFT_LEASE_AND_MARGIN,
         STEP_WAIT_MAX,
@@ -70,6 +74,8 @@ pub(crate) struct Driver<W> {
     pub(crate) wire: W,
     /// Time and randomness.
     pub(crate) env: Arc<dyn Env>,
+    /// Where the members' tasks run.
+    pub(crate) runtime: Handle,
     /// What lease renewals carry.
     pub(crate) words: Arc<Words>,
     /// How long nothing good is heard of a generation before it is suspected.
@@ -121,8 +127,8 @@ impl<W: Wire> Driver<W> {
                 tracing::info!(generation = start.generation, member = %start.member, "starting in the cache group");
                 // A member that fails to start has been one all the same: it never starts again under this name (rule 2).
                 let incarnation = self.incarnation.take();
-                let cache =
-                    member::start(&start, &self.peers(), self.bytes_max, self.wire.clone(), self.env.clone()).await?;
+                let starting = member::start(start, self.peers(), self.bytes_max, self.wire.clone(), self.env.clone());
+                let cache = run_on(&self.runtime, starting).await?;
                 self.incarnation = incarnation;
                 let cache = Arc::new(cache);
                 self.cache.store(Some(cache.clone()));

@@ -37,8 +37,8 @@ pub(super) struct Start {
 
 /// Starts the member, empty; under its lead the cache holds at most `bytes_max` bytes of keys and values.
 pub(super) async fn start<W: Wire>(
-    start: &Start,
-    peers: &BTreeMap<state::ids::NodeId, Peer>,
+    start: Start,
+    peers: BTreeMap<state::ids::NodeId, Peer>,
     bytes_max: u64,
     wire: W,
     env: Arc<dyn Env>,
