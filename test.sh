@@ -13,3 +13,10 @@ else
     cargo test --workspace --locked
 fi
 cargo test --workspace --doc --locked
+# How many instructions the hot paths take: counts, where seconds would say little.
+if command -v valgrind >/dev/null && command -v python3 >/dev/null; then
+    cargo build --bin insid --locked
+    bench/instructions.py --insid "${CARGO_TARGET_DIR:-target}/debug/insid"
+else
+    echo "NOT COUNTED: the instructions of the hot paths (bench/instructions.py needs valgrind and python3)" >&2
+fi
