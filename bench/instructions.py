@@ -12,9 +12,11 @@ More than 5 % above `instructions.json` is a failure, which names the function; 
 that file (`--update`). They are counts of a development build, which is what the tests build anyway: less noise than any clock has.
 """
 
-import argparse, http.client, json, os, pathlib, re, signal, subprocess, sys, tempfile, time, urllib.request
+import argparse, http.client, json, pathlib, re, subprocess, sys, tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import admin, peers
+from processes import ROOT, Process
+
 BASELINE = pathlib.Path(__file__).with_name("instructions.json")
 GROWTH_MAX = 0.05
 REQUESTS = 300
@@ -51,27 +53,25 @@ def main():
 def count(insid, scratch):
     """Instructions of one operation, by path."""
     data = scratch / "data"
-    child = subprocess.Popen(
-        ["valgrind", "--tool=callgrind", "--quiet", f"--callgrind-out-file={scratch}/counts", f"--log-file={scratch}/valgrind",
-         insid, "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "INSIDB_LOG_LEVEL": "warn"})
+    command = ["valgrind", "--tool=callgrind", "--quiet", f"--callgrind-out-file={scratch}/counts", f"--log-file={scratch}/valgrind",
+               insid, "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"]
+    node = Process("insid under valgrind", command, scratch / "insid.log")
     try:
-        addresses = wait_for_addresses(child, data / "addresses.json")
-        client = Client(addresses, (data / "root.key").read_text().strip())
+        addresses = node.wait_for("insid under valgrind", lambda: peers.read_json(data / "addresses.json"), 120)
+        [key] = admin.create_keys(addresses["private"], peers.root_key(data), 1)
+        client = Client(addresses["public"], key)
         for _ in range(20):
             client.set()
             client.get()
         costs = {}
         for dump, phase in enumerate(("get", "set"), 1):
-            control("--zero", child.pid)
+            control("--zero", node.child.pid)
             for _ in range(REQUESTS):
                 getattr(client, phase)()
-            control(f"--dump={phase}", child.pid)
+            control(f"--dump={phase}", node.child.pid)
             costs[phase] = inclusive(scratch / f"counts.{dump}")
     finally:
-        child.send_signal(signal.SIGTERM)
-        child.stderr.close()
-        child.wait()
+        node.kill()
     found = {}
     for path, (phase, function) in PATHS.items():
         if function not in costs[phase]:
@@ -80,32 +80,13 @@ def count(insid, scratch):
     return found
 
 
-def wait_for_addresses(child, path):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and child.poll() is None:
-        if path.exists():
-            return json.loads(path.read_text())
-        time.sleep(0.1)
-    sys.exit(f"{child.args[-6]} does not serve under valgrind: {child.poll()=}")
-
-
 class Client:
     """A tenant with one connection."""
 
-    def __init__(self, addresses, root):
-        admin = f"http://{addresses['private']}/db/api/v1/admin"
-        made = self.post(f"{admin}/api/create", root, {"key_name": "counted"})
-        limits = {"rate_per_second_data_limit": 100_000_000, "bytes_on_disk": 1 << 40, "bytes_in_memory": 1 << 40}
-        self.post(f"{admin}/limits/set", root, {"key_uuid": made["key_uuid"], "limits": limits})
-        self.connection = http.client.HTTPConnection(addresses["public"], timeout=60)
-        self.headers = {"Authorization": f"Bearer {made['key']}", "Content-Type": "application/json"}
+    def __init__(self, address, key):
+        self.connection = http.client.HTTPConnection(address, timeout=60)
+        self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self.body = json.dumps({"key": "key:0000000000000001", "value": "x" * 100})
-
-    @staticmethod
-    def post(url, key, body):
-        request = urllib.request.Request(url, json.dumps(body).encode(), {"Authorization": f"Bearer {key}"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"{}")
 
     def ask(self, method, path, body=None):
         self.connection.request(method, path, body, self.headers)
@@ -115,10 +96,10 @@ class Client:
             sys.exit(f"{method} {path} was answered {answer.status}: {text}")
 
     def get(self):
-        self.ask("GET", "/db/api/v1/vs?key=key:0000000000000001")
+        self.ask("GET", f"{admin.BASE}/vs?key=key:0000000000000001")
 
     def set(self):
-        self.ask("POST", "/db/api/v1/vs", self.body)
+        self.ask("POST", f"{admin.BASE}/vs", self.body)
 
 
 def control(what, pid):
@@ -127,7 +108,7 @@ def control(what, pid):
 
 def inclusive(path):
     """Instructions by function, with those of what it calls. Of a function that calls itself, each call counts."""
-    names, costs, function, is_call = {}, {}, None, False
+    names, costs, function = {}, {}, None
     for line in path.read_text().splitlines():
         if match := re.match(r"(c?)fn=\((\d+)\)(?: (.*))?$", line):
             is_called, number, name = match.groups()
@@ -135,12 +116,9 @@ def inclusive(path):
                 names[number] = re.sub(r"'\d+$", "", name)
             if not is_called:
                 function = number
-        elif line.startswith("calls="):
-            is_call = True
         elif function and re.match(r"[+*\-\d]", line):
             cost = int(line.split()[1])
             costs[function] = costs.get(function, 0) + cost
-            is_call = False
     return {names[number]: cost for number, cost in costs.items() if number in names}
 
 

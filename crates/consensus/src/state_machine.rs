@@ -279,11 +279,12 @@ impl<E: Engine> RaftSnapshotBuilder<TypeConfig> for Checkpoint<E> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use futures_util::stream;
     use openraft::{
         StorageError,
         testing::log::{StoreBuilder, Suite},
     };
-    use state::ids::Keyspace;
+    use state::ids::{Keyspace, Position};
     use storage::memory::MemoryEngine;
 
     use super::*;
@@ -308,5 +309,80 @@ mod tests {
     #[tokio::test]
     async fn openraft_accepts_the_state_machine() {
         Suite::test_all(Memory).await.unwrap();
+    }
+
+    /// An engine that does something at the begin of each transaction.
+    struct Watched {
+        memory: MemoryEngine,
+        begins: Box<dyn Fn() + Send + Sync>,
+    }
+
+    impl Engine for Watched {
+        type View = <MemoryEngine as Engine>::View;
+        type Transaction<'a> = <MemoryEngine as Engine>::Transaction<'a>;
+
+        fn view(&self) -> Self::View {
+            self.memory.view()
+        }
+
+        fn begin(&self) -> Self::Transaction<'_> {
+            (self.begins)();
+            self.memory.begin()
+        }
+
+        fn replace<F: From<storage::Error>>(
+            &self,
+            rows: impl Iterator<Item = Result<storage::Row, F>>,
+        ) -> Result<(), F> {
+            self.memory.replace(rows)
+        }
+
+        fn checkpoint_when(
+            &self,
+            ready: impl FnOnce(&Self::View) -> storage::Result<()>,
+        ) -> storage::Result<Self::View> {
+            self.memory.checkpoint_when(ready)
+        }
+
+        fn checkpointed(&self) -> Self::View {
+            self.memory.checkpointed()
+        }
+
+        fn dirty_bytes(&self) -> u64 {
+            self.memory.dirty_bytes()
+        }
+    }
+
+    /// The group's heartbeats among them.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn the_other_tasks_of_the_thread_go_on_while_the_disk_is_slow_to_read() {
+        let (other_ran, has_other_run) = std::sync::mpsc::channel();
+        let transactions = AtomicU64::new(0);
+        let has_other_run = Mutex::new(has_other_run);
+        let went_on = Arc::new(AtomicU64::new(0));
+        let counted = went_on.clone();
+        let begins = move || match transactions.fetch_add(1, Ordering::Relaxed) {
+            // The first is slow, and nobody could know.
+            0 => {
+                let began = std::time::Instant::now();
+                while began.elapsed() <= SLOW {
+                    std::hint::spin_loop();
+                }
+            }
+            _ => {
+                let other = has_other_run.lock().unwrap().recv_timeout(Duration::from_secs(10));
+                counted.fetch_add(u64::from(other.is_ok()), Ordering::Relaxed);
+            }
+        };
+        let mut machine = machine(Watched { memory: MemoryEngine::new(), begins: Box::new(begins) });
+        // On the runtime's own thread, as openraft does it.
+        let task = tokio::spawn(async move {
+            let blank = |index| Entry { log_id: log_id(Position { term: 1, index }), payload: EntryPayload::Blank };
+            machine.apply(stream::iter([Ok((blank(0), None))])).await.unwrap();
+            tokio::spawn(async move { other_ran.send(()).unwrap() });
+            machine.apply(stream::iter([Ok((blank(1), None))])).await.unwrap();
+        });
+        task.await.unwrap();
+        assert_eq!(went_on.load(Ordering::Relaxed), 1);
     }
 }

@@ -90,18 +90,18 @@ impl Opened {
         Self { account, scope, read: None }
     }
 
-    /// The same, when anything is used or counted that was not.
-    pub(crate) fn store_changed<T: Transaction>(self, rows: &mut Rows<T>) -> Result<(), Fault> {
-        let before = self.read.as_ref().map_or_else(Usage::default, |(_, before)| *before);
-        if self.account.usage == before { Ok(()) } else { self.store(rows) }
-    }
-
     /// Writes the account back, and what changed into the totals.
     pub(crate) fn store<T: Transaction>(self, rows: &mut Rows<T>) -> Result<(), Fault> {
         let (old_row, before) = self.read.unzip();
         rows.count(self.scope, before.unwrap_or_default(), self.account.usage)?;
         rows.replace(layout::account_key(self.scope).into(), old_row.as_deref(), layout::encode(&self.account));
         Ok(())
+    }
+
+    /// As [`Opened::store`], where anything is used or counted that was not.
+    pub(crate) fn store_changed<T: Transaction>(self, rows: &mut Rows<T>) -> Result<(), Fault> {
+        let before = self.read.as_ref().map_or_else(Usage::default, |(_, before)| *before);
+        if self.account.usage == before { Ok(()) } else { self.store(rows) }
     }
 
     /// Removes the account of an empty scope.

@@ -21,7 +21,8 @@ use crate::{
     usage::{Account, Opened, Usage, size_bytes},
 };
 
-/// Commands of one scope that follow each other, and its account meanwhile. Must be [closed](Run::close).
+/// Commands of one scope that follow each other, and its account meanwhile. Then it is [closed](Run::close).
+#[must_use = "what it charged the account with is lost unless it is closed"]
 pub(super) struct Run {
     keyspace: Keyspace,
     scope: ScopeId,
