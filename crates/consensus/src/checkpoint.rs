@@ -217,7 +217,7 @@ impl<E: Engine> Source<E> {
     pub(crate) async fn checkpoint(&self) -> Result<(), storage::Error> {
         let source = self.clone();
         let make = move || source.engine.checkpoint_when(|upcoming| source.await_log(upcoming)).map(drop);
-        env::blocking(&*self.env, make).await
+        env::background(&*self.env, make).await
     }
 
     /// Blocks until the log is durable up to where `upcoming` comes.

@@ -4,11 +4,13 @@
 use std::{
     fmt, io,
     pin::pin,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
     task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use tokio::sync::oneshot;
 
 /// What a thread runs.
 pub type Body = Box<dyn FnOnce() + Send>;
@@ -19,6 +21,8 @@ pub trait Env: Send + Sync + fmt::Debug + 'static {
     fn spawn(&self, name: &str, body: Body) -> io::Result<Box<dyn Join>>;
     /// Runs what blocks beside the tasks of the current runtime, on one of its threads for that.
     fn run_blocking(&self, body: Body);
+    /// As [`Env::run_blocking`], for what is long and can wait: it stands back behind whatever else needs a processor.
+    fn run_in_background(&self, body: Body);
     /// A signal that one thread waits for.
     fn signal(&self) -> Arc<dyn Signal>;
     /// A clock that never jumps: the time since a fixed moment of this process.
@@ -34,12 +38,30 @@ pub trait Env: Send + Sync + fmt::Debug + 'static {
 /// # Panics
 /// When `work` does.
 pub(crate) async fn blocking<T: Send + 'static>(env: &dyn Env, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    env.run_blocking(Box::new(move || {
+    let (body, answer) = answered(work);
+    env.run_blocking(body);
+    answer.await.expect(OUTLIVES)
+}
+
+/// As [`blocking`], but [in the background](Env::run_in_background).
+///
+/// # Panics
+/// When `work` does.
+pub(crate) async fn background<T: Send + 'static>(env: &dyn Env, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (body, answer) = answered(work);
+    env.run_in_background(body);
+    answer.await.expect(OUTLIVES)
+}
+
+const OUTLIVES: &str = "work that blocks does not panic, and its runtime outlives who waits for it";
+
+fn answered<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> (Body, oneshot::Receiver<T>) {
+    let (sender, answer) = oneshot::channel();
+    let body = move || {
         // Nobody waits any more.
         let _ = sender.send(work());
-    }));
-    receiver.await.expect("work that blocks does not panic, and its runtime outlives who waits for it")
+    };
+    (Box::new(body), answer)
 }
 
 /// Blocks the current thread, one that may, until `future` is done. It must need nothing of a runtime.
@@ -107,6 +129,29 @@ impl Env for System {
         drop(tokio::task::spawn_blocking(body));
     }
 
+    fn run_in_background(&self, body: Body) {
+        // A thread that has stood back may not come forward again: it is none of the runtime's. But the runtime waits for
+        // it as for its own.
+        self.run_blocking(Box::new(move || {
+            let (sender, receiver) = mpsc::channel::<Body>();
+            let stands_back = move || {
+                stand_back();
+                receiver.iter().for_each(|body| body());
+            };
+            match thread::Builder::new().name("background".to_owned()).spawn(stands_back) {
+                Ok(thread) => {
+                    sender.send(body).expect("it takes one");
+                    drop(sender);
+                    Box::new(thread).join();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no thread for what goes on in the background: it does not stand back");
+                    body();
+                }
+            }
+        }));
+    }
+
     fn signal(&self) -> Arc<dyn Signal> {
         Arc::new(Flag::default())
     }
@@ -125,6 +170,22 @@ impl Env for System {
         getrandom::u64().expect("the operating system always has randomness once it has started")
     }
 }
+
+/// How far a thread stands back, as `nice` counts: of a busy processor it gets about a tenth of what another does. With less,
+/// the checkpoints of a node that is busy for long would not end before memory is full of what they have to write.
+#[cfg(target_os = "linux")]
+const BACKGROUND_NICE: i32 = 10;
+
+/// On Linux a thread has a priority of its own.
+#[cfg(target_os = "linux")]
+fn stand_back() {
+    if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
+        tracing::warn!(%error, "what goes on in the background cannot stand back");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stand_back() {}
 
 impl Join for thread::JoinHandle<()> {
     fn join(self: Box<Self>) {
@@ -158,5 +219,25 @@ impl Signal for Flag {
             }
         };
         std::mem::take(&mut *raised)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn nice() -> i32 {
+        rustix::process::nice(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_in_the_background_stands_back_and_nothing_else_does() {
+        let before = nice();
+        let aside = background(&System::new(), nice).await;
+        assert_eq!(aside, (before + BACKGROUND_NICE).min(19), "as far as it goes");
+        assert_eq!(blocking(&System::new(), nice).await, before);
+        assert_eq!(nice(), before);
     }
 }

@@ -3,6 +3,7 @@
 //! Both keep the same picture of the log, a `span`: a purge point and the consecutive entries behind it.
 
 pub mod disk;
+mod gone;
 pub mod memory;
 mod span;
 pub(crate) mod weight;

@@ -20,7 +20,7 @@ use consensus::{
 use logs::{eventually, session::Session};
 use openraft::{RaftLogReader, storage::RaftLogStorage};
 use state::bounds::BATCH_BYTES_MAX;
-use storage::fs::{Disk, faulty::FaultyDisk};
+use storage::fs::{Disk, UNSYNCED_BYTES_MAX, faulty::FaultyDisk};
 
 /// A log that is never idle: it writes no mark before its next batch.
 fn session_log(disk: &FaultyDisk) -> (Session, DiskLog) {
@@ -462,6 +462,20 @@ fn larger_segments_are_in_use_at_the_first_start_that_asks_for_them() {
         log.close().unwrap();
         let mut log = logs::open(&disk).unwrap();
         assert_eq!(entries(&mut log).await, [logs::entry(1, 0, 40_000), logs::entry(1, 1, 70_000)]);
+    });
+}
+
+/// The segment that is written to would wait for all of it.
+#[test]
+fn a_segment_that_is_made_ahead_is_synced_bit_by_bit() {
+    logs::runtime().block_on(async {
+        let disk = FaultyDisk::new();
+        let segment_bytes = 8 * UNSYNCED_BYTES_MAX;
+        let setup = Setup { segment_bytes, ..logs::setup(disk.clone(), &logs::dir()) };
+        let log = DiskLog::open(setup).unwrap();
+        eventually("the next segment is there", || segments(&disk).len() == 2).await;
+        log.close().unwrap();
+        assert_eq!(disk.unsynced_bytes_most(), UNSYNCED_BYTES_MAX);
     });
 }
 

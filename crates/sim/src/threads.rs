@@ -243,6 +243,10 @@ impl Env for Threads {
         drop(self.start("blocking", body).expect("a thread can be started"));
     }
 
+    fn run_in_background(&self, body: Body) {
+        self.run_blocking(body);
+    }
+
     fn signal(&self) -> Arc<dyn Signal> {
         Arc::new(SimSignal { flag: Arc::new(Flag(Mutex::new(false))), threads: self.clone() })
     }

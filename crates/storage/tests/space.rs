@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, io::ErrorKind, path::Path, sync::Arc};
 use storage::{
     Bytes, DiskEngine, Engine, Error, KeyRange, Read, Transaction,
     disk::Options,
-    fs::{Disk, faulty::FaultyDisk},
+    fs::{Disk, UNSYNCED_BYTES_MAX, faulty::FaultyDisk},
 };
 
 const BLOCK_BYTES: u64 = 4096;
@@ -287,4 +287,17 @@ fn a_store_larger_than_its_cache_works() {
     assert_round(&engine.view(), 0..20_000, 3);
     drop(engine);
     assert_round(&open(&disk).unwrap().view(), 0..20_000, 3);
+}
+
+/// What a log beside it writes would wait for all of it.
+#[test]
+fn a_checkpoint_syncs_what_it_writes_bit_by_bit() {
+    const VALUE_BYTES: usize = 1000;
+    let disk = FaultyDisk::new();
+    let engine = open(&disk).unwrap();
+    put(&engine, 0..20_000, 1, VALUE_BYTES);
+    engine.checkpoint().unwrap();
+    put(&engine, 0..20_000, 2, VALUE_BYTES);
+    engine.checkpoint().unwrap();
+    assert_eq!(disk.unsynced_bytes_most(), UNSYNCED_BYTES_MAX);
 }

@@ -18,7 +18,9 @@ use state::ids::Position;
 use tokio::sync::oneshot;
 
 use super::{
-    LocalLog, READ_BYTES_MAX, half_open,
+    LocalLog, READ_BYTES_MAX,
+    gone::Gone,
+    half_open,
     span::{Span, Termed},
     weight,
 };
@@ -34,6 +36,8 @@ pub struct MemoryLog {
 #[derive(Debug)]
 struct Live {
     span: Span<Entry>,
+    /// What was purged.
+    gone: Gone<Entry>,
     vote: Option<Vote>,
     committed: Option<LogId>,
 }
@@ -47,7 +51,7 @@ impl Termed for Entry {
 impl MemoryLog {
     /// An empty log, without a vote, that keeps `tail_bytes` of entries for members that lag.
     pub fn new(tail_bytes: u64) -> Self {
-        let live = Live { span: Span::after(None), vote: None, committed: None };
+        let live = Live { span: Span::after(None), gone: Gone::default(), vote: None, committed: None };
         Self { live: Arc::new(Mutex::new(live)), tail_bytes }
     }
 
@@ -154,6 +158,7 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
             let mut live = self.live();
             for entry in entries {
                 live.span.push(entry.log_id.index, entry).map_err(io::Error::other)?;
+                live.gone.free_some();
             }
         }
         callback.io_completed(Ok(()));
@@ -166,7 +171,8 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.live().span.purge(position(&upto));
+        let Live { span, gone, .. } = &mut *self.live();
+        gone.take(span.purge(position(&upto)));
         Ok(())
     }
 }

@@ -4,6 +4,8 @@ use std::{collections::VecDeque, ops::Range};
 
 use state::ids::Position;
 
+use super::gone;
+
 /// An item of a [`Span`]: an entry, or what stands for it.
 pub(super) trait Termed {
     /// The entry's term.
@@ -103,15 +105,16 @@ impl<T: Termed> Span<T> {
         self.items.truncate(keep);
     }
 
-    /// Removes the items up to `upto`, and moves the purge point there, past the last item too. Never back.
-    pub(super) fn purge(&mut self, upto: Position) {
+    /// Takes the items up to `upto` away, and moves the purge point there, past the last item too. Never back.
+    pub(super) fn purge(&mut self, upto: Position) -> VecDeque<T> {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
-            return;
+            return VecDeque::new();
         }
-        let gone = usize::try_from((upto.index + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
-        self.items.drain(..gone.min(self.items.len()));
+        let count = usize::try_from((upto.index + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let gone = gone::take_front(&mut self.items, count);
         self.purged = Some(upto);
         self.first = upto.index + 1;
+        gone
     }
 
     fn end(&self) -> u64 {

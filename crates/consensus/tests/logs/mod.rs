@@ -58,6 +58,10 @@ impl env::Env for Patient {
         self.0.run_blocking(body);
     }
 
+    fn run_in_background(&self, body: env::Body) {
+        self.0.run_in_background(body);
+    }
+
     fn signal(&self) -> Arc<dyn env::Signal> {
         Arc::new(PatientSignal(self.0.signal()))
     }

@@ -8,6 +8,9 @@
 //!    What redb writes there is kept in memory instead, and [`Space::is_short`] says that the transaction must end.
 //!    Aborting it makes redb cut the file back to where it was.
 //! 3. While redb commits ([`Space::finally`]) it must not grow. `floor` sees to it that it need not.
+//!
+//! redb writes a checkpoint's pages all together, and syncs once. Here they are synced bit by bit, so that the log beside
+//! them never waits for more than a bit.
 
 use std::{
     collections::BTreeMap,
@@ -18,13 +21,15 @@ use std::{
     },
 };
 
-use crate::fs::{File, is_full};
+use crate::fs::{File, UNSYNCED_BYTES_MAX, is_full};
 
 /// The file as redb sees it.
 #[derive(Debug)]
 pub(super) struct Backend {
     file: Arc<dyn File>,
     space: Arc<Space>,
+    /// What was written since the last sync.
+    unsynced_bytes: AtomicU64,
 }
 
 /// What the owner of a [`Backend`] keeps: how far the file has grown, whether it may fail to, and whether it has.
@@ -75,7 +80,7 @@ impl Backend {
         let file_bytes = file.len()?;
         file.allocate(file_bytes)?;
         let space = Arc::new(Space { file_bytes: AtomicU64::new(file_bytes), ..Space::default() });
-        Ok((Self { file, space: space.clone() }, space))
+        Ok((Self { file, space: space.clone(), unsynced_bytes: AtomicU64::new(0) }, space))
     }
 
     fn grow(&self, file_bytes: u64) -> io::Result<()> {
@@ -89,6 +94,28 @@ impl Backend {
             }
         }
         self.file.set_len(file_bytes)
+    }
+
+    /// Writes, and syncs whenever there is enough to.
+    fn write_bit_by_bit(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let left = UNSYNCED_BYTES_MAX.saturating_sub(self.unsynced_bytes.load(Ordering::Relaxed));
+            let (piece, rest) = data.split_at(usize::try_from(left).map_or(data.len(), |left| left.min(data.len())));
+            self.file.write_all_at(piece, offset)?;
+            self.unsynced_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            if piece.len() as u64 == left {
+                self.sync()?;
+            }
+            offset += piece.len() as u64;
+            data = rest;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.unsynced_bytes.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     fn cut(&self, file_bytes: u64) -> io::Result<()> {
@@ -129,7 +156,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -140,6 +167,6 @@ impl redb::StorageBackend for Backend {
                 return Ok(());
             }
         }
-        self.file.write_all_at(data, offset)
+        self.write_bit_by_bit(offset, data)
     }
 }

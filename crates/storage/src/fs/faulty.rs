@@ -38,6 +38,7 @@ struct State {
     failure: Option<(u64, ErrorKind)>,
     capacity_bytes: Option<u64>,
     syncs: u64,
+    unsynced_bytes_most: u64,
 }
 
 /// A change of a directory that is not durable yet.
@@ -101,6 +102,11 @@ impl FaultyDisk {
     /// How often a file was synced.
     pub fn syncs(&self) -> u64 {
         self.lock().syncs
+    }
+
+    /// The most that was written to a file before it was synced, in bytes.
+    pub fn unsynced_bytes_most(&self) -> u64 {
+        self.lock().unsynced_bytes_most
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -283,7 +289,8 @@ impl File for FaultyFile {
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.begin()?;
         state.claim(self.number, offset, offset + data.len() as u64)?;
-        state.inode(self.number).write(data, offset);
+        let unsynced_bytes = state.inode(self.number).write(data, offset);
+        state.unsynced_bytes_most = state.unsynced_bytes_most.max(unsynced_bytes);
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use super::{
     shared::{Live, Op, Slot, Standing, closed},
 };
 use crate::{
-    log::{READ_BYTES_MAX, half_open, span::Termed, weight::entry_bytes},
+    log::{READ_BYTES_MAX, half_open, span::Termed, weight},
     types::{Entry, LogId, TypeConfig, Vote, log_id, position},
 };
 
@@ -60,13 +60,16 @@ impl DiskLog {
             let ticket = live.ticket;
             live.ticket += entries.len() as u64;
             let Live { span, cache, queue, queued_bytes, .. } = &mut *live;
+            let mut bytes = 0;
             for (ticket, entry) in (ticket..).zip(&entries) {
-                *queued_bytes += entry_bytes(entry) as u64;
+                let entry_bytes = weight::entry_bytes(entry);
+                bytes += entry_bytes as u64;
                 let slot = Slot { term: entry.term(), standing: Standing::Queued(ticket) };
                 span.push(entry.log_id.index, slot).map_err(io::Error::other)?;
-                cache.push(entry.clone());
+                cache.push(entry.clone(), entry_bytes);
             }
-            queue.ops.push_back(Op::Append { entries, ticket, done });
+            *queued_bytes += bytes;
+            queue.ops.push_back(Op::Append { entries, bytes, ticket, done });
             queue.urgent = true;
         }
         self.shared.work.raise();

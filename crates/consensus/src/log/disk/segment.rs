@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use storage::fs::{Disk, File};
+use storage::fs::{Disk, File, UNSYNCED_BYTES_MAX};
 
 use super::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, record::Life};
 
@@ -21,7 +21,7 @@ pub(super) const PAGE_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"INSIDLOG";
 const VERSION: u32 = 1;
 const IDENTITY_BYTES_MAX: usize = 64;
-const ZEROS: &[u8] = &[0; 1 << 20];
+const ZEROS: &[u8] = &[0; UNSYNCED_BYTES_MAX as usize];
 
 /// Whose log it is: written into every segment, so that the files of two logs, nodes or clusters cannot be mixed.
 /// It should hold something that tenants do not know (the data directory's random id), since it is also what
@@ -115,9 +115,9 @@ fn fill(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<Arc<dyn File>> {
     while offset < bytes {
         let piece = usize::try_from(bytes - offset).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
         file.write_all_at(&ZEROS[..piece], offset)?;
+        file.sync_data()?;
         offset += piece as u64;
     }
-    file.sync_data()?;
     Ok(file)
 }
 

@@ -18,10 +18,7 @@ use tokio::sync::oneshot;
 use super::{cache::Cache, files::Files, reader::Reader, record::StoredVote, segment::Segment};
 use crate::{
     env::Signal,
-    log::{
-        span::{Span, Termed},
-        weight,
-    },
+    log::span::{Span, Termed},
     types::{Entry, TypeConfig},
 };
 
@@ -62,8 +59,8 @@ pub(super) struct Location {
 
 /// Something to be written, in order.
 pub(super) enum Op {
-    /// Entries; their tickets count up from the first one's.
-    Append { entries: Vec<Entry>, ticket: u64, done: IOFlushed<TypeConfig> },
+    /// Entries, of a weight of `bytes` together; their tickets count up from the first one's.
+    Append { entries: Vec<Entry>, bytes: u64, ticket: u64, done: IOFlushed<TypeConfig> },
     /// A vote.
     Vote(StoredVote, oneshot::Sender<io::Result<()>>),
     /// The removal of all entries behind this one.
@@ -171,7 +168,7 @@ impl Live {
     pub(super) fn entry_bytes(&self, index: u64, slot: &Slot) -> u64 {
         match slot.standing {
             Standing::Written(location) => u64::from(location.length),
-            Standing::Queued(_) => self.cache.get(index).map_or(0, |entry| weight::entry_bytes(entry) as u64),
+            Standing::Queued(_) => self.cache.get(index).map_or(0, |(_, bytes)| bytes as u64),
         }
     }
 
@@ -183,7 +180,7 @@ impl Live {
         for (index, slot) in self.span.range(range) {
             let cached = self.cache.get(index);
             bytes += match (cached, slot.standing) {
-                (Some(entry), _) => weight::entry_bytes(entry),
+                (Some((_, bytes)), _) => bytes,
                 (None, Standing::Written(location)) => location.length as usize,
                 (None, Standing::Queued(_)) => unreachable!("a queued entry is in the cache until it is written"),
             };
@@ -191,7 +188,7 @@ impl Live {
                 break;
             }
             match (cached, slot.standing) {
-                (Some(entry), _) => picked.entries.push(entry.clone()),
+                (Some((entry, _)), _) => picked.entries.push(entry.clone()),
                 (None, Standing::Written(location)) => {
                     let segment = self.segments.get(&location.segment).expect("a segment with live entries is kept");
                     picked.frames.push((Arc::clone(segment), location, Position { term: slot.term, index }));

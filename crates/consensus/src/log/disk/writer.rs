@@ -27,7 +27,6 @@ use super::{
 };
 use crate::{
     env::Env,
-    log::weight::entry_bytes,
     types::{Entry, TypeConfig},
 };
 
@@ -183,8 +182,9 @@ impl Writer {
 
     fn op(&mut self, op: Op) -> io::Result<()> {
         match op {
-            Op::Append { entries, ticket, done } => {
+            Op::Append { entries, bytes, ticket, done } => {
                 let pushed = (ticket..).zip(&entries).try_for_each(|(ticket, entry)| self.entry(ticket, entry));
+                self.batch.queued_bytes += bytes;
                 self.settle(pushed, Waiting::Append(done))
             }
             Op::Vote(vote, done) => {
@@ -215,7 +215,6 @@ impl Writer {
         let location = self.push(|out| record::put_entry(out, entry))?;
         let index = entry.log_id.index;
         self.state.last = Some(Position { term: entry.log_id.leader_id.term, index });
-        self.batch.queued_bytes += entry_bytes(entry) as u64;
         self.batch.entries.push((index, ticket, location));
         Ok(())
     }

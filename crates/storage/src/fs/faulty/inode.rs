@@ -12,6 +12,7 @@ pub(super) struct Inode {
     content: Vec<u8>,
     synced: Vec<u8>,
     unsynced: Vec<Change>,
+    unsynced_bytes: u64,
     blocks: BTreeSet<u64>,
     /// How many open handles keep it.
     pub(super) handles: u64,
@@ -66,8 +67,11 @@ impl Inode {
         &self.content
     }
 
-    pub(super) fn write(&mut self, data: &[u8], offset: u64) {
+    /// Answers how many bytes were written since the last sync.
+    pub(super) fn write(&mut self, data: &[u8], offset: u64) -> u64 {
         self.change(Change::Write(offset, data.to_vec()));
+        self.unsynced_bytes += data.len() as u64;
+        self.unsynced_bytes
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
@@ -76,6 +80,7 @@ impl Inode {
     }
 
     pub(super) fn sync(&mut self) {
+        self.unsynced_bytes = 0;
         for change in self.unsynced.drain(..) {
             change.apply(&mut self.synced);
         }
