@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{Semaphore, oneshot, watch},
     task::JoinSet,
     time::{sleep, timeout},
@@ -73,12 +74,32 @@ pub(crate) struct Times {
     pub(crate) write_stall_max: Duration,
 }
 
+/// The threads that serve connections: each a runtime of its own, so that a connection stays with its thread. Whatever wakes
+/// it up wakes that thread alone, where the threads of one runtime wake up each other to share the work.
+#[derive(Clone)]
+pub(crate) struct Threads(Vec<(Handle, Arc<()>)>);
+
+impl Threads {
+    /// Those of `runtimes`, of which there is one at least.
+    pub(crate) fn new(runtimes: impl IntoIterator<Item = Handle>) -> Self {
+        Self(runtimes.into_iter().map(|runtime| (runtime, Arc::default())).collect())
+    }
+
+    /// The one with the fewest connections, and what a connection holds while it lasts.
+    fn least(&self) -> (&Handle, Arc<()>) {
+        let least = self.0.iter().min_by_key(|(_, seats)| Arc::strong_count(seats));
+        let (runtime, seats) = least.expect("there is one at least");
+        (runtime, seats.clone())
+    }
+}
+
 /// Serves connections until `shutdown` says true, then finishes what is in flight.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     options: Arc<Options>,
     mut shutdown: watch::Receiver<bool>,
+    threads: Threads,
 ) {
     let router = Arc::new(router);
     let places = Arc::new(Semaphore::new(options.connections_max));
@@ -98,18 +119,31 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        // It is woken up where it is served, not where it was accepted.
+        let Ok(socket) = socket.into_std() else { continue };
         let connection = Connection { peer, router: router.clone(), options: options.clone() };
+        let (thread, seat) = threads.least();
         if let Ok(place) = places.clone().try_acquire_owned() {
             let shutdown = shutdown.clone();
-            connections.spawn(async move {
-                connection.run(socket, shutdown).await;
-                drop(place);
-            });
+            connections.spawn_on(
+                async move {
+                    if let Ok(socket) = TcpStream::from_std(socket) {
+                        connection.run(socket, shutdown).await;
+                    }
+                    drop((place, seat));
+                },
+                thread,
+            );
         } else if let Ok(place) = turned_away.clone().try_acquire_owned() {
-            connections.spawn(async move {
-                connection.turn_away(socket).await;
-                drop(place);
-            });
+            connections.spawn_on(
+                async move {
+                    if let Ok(socket) = TcpStream::from_std(socket) {
+                        connection.turn_away(socket).await;
+                    }
+                    drop((place, seat));
+                },
+                thread,
+            );
         }
     }
     drop(listener);
@@ -247,4 +281,22 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, verdict: Option
     };
     // Whatever fails now, the connection is over.
     drop(timeout(LINGER_TIME_MAX, closing).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_goes_to_the_thread_with_the_fewest() {
+        let threads = Threads::new(vec![Handle::current(); 2]);
+        let seats =
+            |threads: &Threads| threads.0.iter().map(|(_, seats)| Arc::strong_count(seats) - 1).collect::<Vec<_>>();
+        let mut held: Vec<_> = (0..5).map(|_| threads.least().1).collect();
+        assert_eq!(seats(&threads), [3, 2]);
+        // Those of the second thread end.
+        held.retain(|seat| Arc::ptr_eq(seat, &threads.0[0].1));
+        held.extend((0..3).map(|_| threads.least().1));
+        assert_eq!(seats(&threads), [3, 3]);
+    }
 }

@@ -10,6 +10,7 @@ use std::{
     fs,
     io::{ErrorKind, Write},
     net::SocketAddr,
+    num::NonZero,
     path::Path,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -43,7 +44,7 @@ use crate::{
         pool::{Pool, Resource},
         router::{Listener, Router},
     },
-    listen::{self, Times, tls},
+    listen::{self, Threads, Times, tls},
     node::{
         self, Node, PeerSide,
         data_dir::{DataDir, Role},
@@ -125,20 +126,21 @@ pub(crate) fn run(start: Start) -> anyhow::Result<()> {
     let filter = telemetry::parse_filter(&start.config.log_level).map_err(anyhow::Error::msg)?;
     let env: Arc<dyn Env> = Arc::new(System::new());
     let log = telemetry::start_logging(filter, start.config.log_format, &*env)?;
-    let values = runtime("insid-values", Some(GROUP_THREADS))?;
-    let cache = runtime("insid-cache", Some(GROUP_THREADS))?;
-    let peers = runtime("insid-peers", Some(PEER_THREADS))?;
-    let requests = runtime("insid-http", None)?;
-    let operators = runtime("insid-operators", Some(OPERATOR_THREADS))?;
+    let values = runtime("insid-values", GROUP_THREADS)?;
+    let cache = runtime("insid-cache", GROUP_THREADS)?;
+    let peers = runtime("insid-peers", PEER_THREADS)?;
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let requests = (0..threads).map(|_| runtime("insid-http", 1)).collect::<anyhow::Result<Vec<_>>>()?;
+    let operators = runtime("insid-operators", OPERATOR_THREADS)?;
     let metrics = Metrics::new(env.clone(), log.dropped_events());
     let handle = |runtime: &Runtime| runtime.handle().clone();
     let of_node = node::Runtimes { values: handle(&values), cache: handle(&cache), rest: handle(&peers) };
-    let runtimes = Runtimes { node: of_node, operators: handle(&operators) };
-    let ended = requests.block_on(serve(start, runtimes, env, metrics));
+    let requests_on = Threads::new(requests.iter().map(handle));
+    let runtimes = Runtimes { node: of_node, requests: requests_on, operators: handle(&operators) };
+    let [first, ..] = &*requests else { unreachable!("there is one thread at least") };
+    let ended = first.block_on(serve(start, runtimes, env, metrics));
     // What still blocks a thread, a read of a slow disk say, must not hold up the end.
-    requests.shutdown_background();
-    operators.shutdown_background();
-    for runtime in [values, cache, peers] {
+    for runtime in requests.into_iter().chain([operators, values, cache, peers]) {
         runtime.shutdown_background();
     }
     // Where standard error is stuck, the last events are lost: there is nowhere left to say so.
@@ -146,22 +148,22 @@ pub(crate) fn run(start: Start) -> anyhow::Result<()> {
     ended
 }
 
-fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
+fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    builder.thread_name(name).enable_all().build().with_context(|| format!("cannot start the threads of {name}"))
+    builder.worker_threads(threads).thread_name(name).enable_all();
+    builder.build().with_context(|| format!("cannot start the threads of {name}"))
 }
 
-/// Those beside the one that serves tenants' requests.
+/// What runs where.
 struct Runtimes {
     node: node::Runtimes,
+    /// Tenants' requests.
+    requests: Threads,
     operators: Handle,
 }
 
 async fn serve(start: Start, runtimes: Runtimes, env: Arc<dyn Env>, metrics: Metrics) -> anyhow::Result<()> {
-    let Runtimes { node: of_node, operators } = runtimes;
+    let Runtimes { node: of_node, requests, operators } = runtimes;
     let Start { config, secret, announce, stops_with_stdin } = start;
     let stdin = if stops_with_stdin { Some(end_of_stdin(&*env)?) } else { None };
     let mut signals = Signals::new(stdin)?;
@@ -223,9 +225,15 @@ async fn serve(start: Start, runtimes: Runtimes, env: Arc<dyn Env>, metrics: Met
         Router::new(app.clone(), Listener::Public),
         public_options,
         stopping.clone(),
+        requests,
     ));
-    let private =
-        operators.spawn(listen::serve(private, Router::new(app.clone(), Listener::Private), private_options, stopping));
+    let private = operators.spawn(listen::serve(
+        private,
+        Router::new(app.clone(), Listener::Private),
+        private_options,
+        stopping,
+        Threads::new([operators.clone()]),
+    ));
     let housekeeping = tokio::spawn(keep_house(app));
     let ready = async {
         node.await_serving().await?;
