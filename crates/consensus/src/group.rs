@@ -358,10 +358,16 @@ impl<E: Engine> Group<E> {
     /// When this member cannot prove by the deadline that it has that; [`Error::DiskFull`] long before it when this member has no
     /// room to take in what it lacks.
     pub async fn read(&self, deadline: Instant) -> Result<Reader<E::View>, Error> {
-        if !(Instant::now() >= self.quiet_until() && self.leading().may_answer()) {
+        if !self.may_answer() {
             self.inner.reads.await_linearizable(self, deadline).await?;
         }
         Ok(self.local())
+    }
+
+    /// Whether this member's state, looked at from now on, holds everything that was acknowledged before: proved here and
+    /// now, without a question to anybody.
+    pub(crate) fn may_answer(&self) -> bool {
+        Instant::now() >= self.quiet_until() && self.leading().may_answer()
     }
 
     /// How long ago this member last heard that its state was the leader's: what a stale read says of itself. None

@@ -2,6 +2,7 @@
 //!
 //! 1. [`Group::submit`] finds out who leads. Where this member does, [`Group::propose`] queues the command, or refuses it
 //!    before anything has happened; else it goes to the leader (`forward.rs`).
+//!    A write that its condition refuses is answered as a read is, where that can be (`transport/leading.rs`): it would change nothing.
 //! 2. The batcher takes what has queued up while earlier entries were in flight and makes one entry of it, up to
 //!    `BATCH_COMMANDS_MAX` commands or `BATCH_BYTES_MAX` bytes, where scopes take turns (`turns.rs`), stamped with the
 //!    leader's time. Nothing waits for a timer: an idle group proposes a lone command at once. No scope's large commands
@@ -141,8 +142,21 @@ impl<E: Engine> Group<E> {
         if self.submitter().gate.lacks_room() && !goes_on_a_full_disk(&command) {
             return Err(Error::DiskFull.into());
         }
+        if let Some(refusal) = self.refusal(&command) {
+            return Ok(refusal);
+        }
         let _coming = self.room().reserve(&command, || self.local())?;
         self.enqueue(&self.submitter().local, command, deadline).await
+    }
+
+    /// What a conditional write is refused with, when it is: a read of the present state tells, and nothing need go through
+    /// the log. Those who wait for a lock cost no sync. None where that is not proved.
+    fn refusal(&self, command: &Command) -> Option<Outcome> {
+        if !(command.is_conditional() && self.may_answer()) {
+            return None;
+        }
+        // Where the state is damaged, applying the command finds that too, and ends the node.
+        self.local().refusal(command).unwrap_or_default()
     }
 
     async fn enqueue(&self, queue: &Queue, command: Command, deadline: Instant) -> Answer {

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use consensus::{
-    Options,
+    Group, Options,
     transport::{
         loopback::Hub,
         wire::{Frames, Route, Wire, WireError},
@@ -27,8 +27,10 @@ use futures_util::{
     FutureExt as _, StreamExt as _,
     stream::{self, BoxStream},
 };
-use members::{Cluster, eventually, get, set, soon};
+use members::{Cluster, eventually, get, set, setnx, soon};
+use state::outcome::{DataOutcome, Outcome, Rejection};
 use std::collections::BTreeMap;
+use storage::MemoryEngine;
 use tokio::sync::watch;
 
 /// A hub that holds back, while it is told to, the answers to one member's questions, and the entries that it is sent.
@@ -173,9 +175,9 @@ impl Wire for Mute {
     }
 }
 
-/// Nobody hears of the transfer, and the lease is longer than the test: the leader's own word is all that ends its reads.
-#[tokio::test]
-async fn a_leader_answers_at_once_under_its_lease_and_not_once_it_hands_over() {
+/// A cluster whose first member leads, under a lease that is longer than any test, and holds one value; what it says is heard by
+/// nobody while it is told to be mute.
+async fn led_for_long() -> (Cluster, watch::Sender<bool>) {
     let (muting, is_mute) = watch::channel(false);
     let hub = Hub::default();
     let mut groups = BTreeMap::new();
@@ -190,11 +192,38 @@ async fn a_leader_answers_at_once_under_its_lease_and_not_once_it_hands_over() {
     assert_eq!(cluster.leader().await, 1);
     let leader = cluster.member(1);
     leader.submit(set("k", "v"), soon()).await.unwrap();
-    let at_once = || async { leader.read(soon()).now_or_never().is_some_and(|read| read.is_ok()) };
-    eventually("a read without a question", at_once).await;
+    eventually("a read without a question", || async { reads_at_once(leader) }).await;
+    (cluster, muting)
+}
+
+fn reads_at_once(leader: &Group<MemoryEngine>) -> bool {
+    leader.read(soon()).now_or_never().is_some_and(|read| read.is_ok())
+}
+
+/// Nobody hears of the transfer: the leader's own word is all that ends its reads.
+#[tokio::test]
+async fn a_leader_answers_at_once_under_its_lease_and_not_once_it_hands_over() {
+    let (cluster, muting) = led_for_long().await;
+    let leader = cluster.member(1);
+    muting.send_replace(true);
+    let _ = leader.transfer(MemberId::from(2), Duration::ZERO).await;
+    eventually("the lease to be given up", || async { !reads_at_once(leader) }).await;
+    assert!(leader.read(soon()).await.is_err());
+}
+
+/// It is answered as a read is, and never more boldly.
+#[tokio::test]
+async fn what_a_condition_refuses_goes_through_no_log_while_reads_need_no_question() {
+    let (cluster, muting) = led_for_long().await;
+    let leader = cluster.member(1);
+    let before = leader.status().last_index;
+    let at_once = || leader.submit(setnx("k", "w"), soon()).now_or_never();
+    let refused = DataOutcome { revision: 1, result: Err(Rejection::KeyExists) };
+    assert_eq!(at_once().unwrap().unwrap(), Outcome::Data(refused));
+    assert_eq!(leader.status().last_index, before);
 
     muting.send_replace(true);
     let _ = leader.transfer(MemberId::from(2), Duration::ZERO).await;
-    eventually("the lease to be given up", || async { !at_once().await }).await;
-    assert!(leader.read(soon()).await.is_err());
+    eventually("the lease to be given up", || async { !reads_at_once(leader) }).await;
+    assert!(at_once().is_none_or(|answer| answer.is_err()));
 }

@@ -12,6 +12,7 @@ mod admin;
 mod cleanup;
 mod data;
 mod fence;
+mod foresight;
 mod registry;
 
 use std::sync::{
@@ -204,7 +205,7 @@ impl<E: Engine> Applying<'_, E> {
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut run: Option<data::Run> = None;
         for command in commands {
-            let write = self.write_of(command);
+            let write = write_of(self.next.keyspace, command);
             if let Some(ended) = run.take_if(|run| write.is_none_or(|(data, _)| data.scope != run.scope())) {
                 ended.close(&mut self.rows)?;
             }
@@ -221,17 +222,6 @@ impl<E: Engine> Applying<'_, E> {
         }
         run.map_or(Ok(()), |run| run.close(&mut self.rows))?;
         Ok(outcomes)
-    }
-
-    /// A tenant's write that this group takes, with up to where its caller was known.
-    fn write_of<'c>(&self, command: &'c Command) -> Option<(&'c Data, u64)> {
-        match command {
-            Command::Data(data) => Some((data, 0)),
-            Command::Admitted(Admitted { data, control_index }) if self.next.keyspace == Keyspace::Cache => {
-                Some((data, *control_index))
-            }
-            _ => None,
-        }
     }
 
     /// Whatever is no write of a tenant.
@@ -268,6 +258,23 @@ impl<E: Engine> Applying<'_, E> {
         }
         Ok(())
     }
+}
+
+/// A tenant's write that the group of `keyspace` takes, with up to where its caller was known.
+fn write_of(keyspace: Keyspace, command: &Command) -> Option<(&Data, u64)> {
+    match command {
+        Command::Data(data) => Some((data, 0)),
+        Command::Admitted(Admitted { data, control_index }) if keyspace == Keyspace::Cache => {
+            Some((data, *control_index))
+        }
+        _ => None,
+    }
+}
+
+/// What comes of a command that is refused for its condition alone, as `read` shows it; see [`Reader::refusal`].
+pub(crate) fn refusal(read: &impl Read, keyspace: Keyspace, command: &Command) -> Result<Option<Outcome>, Fault> {
+    let Some((data, control_index)) = write_of(keyspace, command) else { return Ok(None) };
+    Ok(foresight::refusal(read, keyspace, data, control_index)?.map(Outcome::Data))
 }
 
 fn outcome(decided: Result<Done, Stop>) -> Result<Outcome, Fault> {

@@ -227,6 +227,14 @@ pub enum Registry {
 }
 
 impl Command {
+    /// Whether it is one write under a condition, so that [`Reader::refusal`](crate::query::Reader::refusal) may tell its outcome.
+    pub fn is_conditional(&self) -> bool {
+        match self {
+            Self::Data(data) | Self::Admitted(Admitted { data, .. }) => data.conditional().is_some(),
+            Self::Admin(_) | Self::Cleanup(_) | Self::Registry(_) | Self::Fence(_) => false,
+        }
+    }
+
     /// Whose data it writes; none for what operators and the groups themselves change.
     pub fn scope(&self) -> Option<ScopeId> {
         match self {
@@ -245,6 +253,19 @@ impl Command {
             }
             Self::Admin(Admin::CreateKey { name, .. }) => OVERHEAD_BYTES + name.len(),
             Self::Admin(_) | Self::Cleanup(_) | Self::Registry(_) | Self::Fence(_) => OVERHEAD_BYTES,
+        }
+    }
+}
+
+impl Data {
+    /// The key and the condition of a single write under one.
+    pub(crate) fn conditional(&self) -> Option<(&Key, &Condition)> {
+        match &*self.writes {
+            [Write::Put { condition: Condition::Always, .. } | Write::Delete { condition: Condition::Always, .. }] => {
+                None
+            }
+            [Write::Put { key, condition, .. } | Write::Delete { key, condition }] => Some((key, condition)),
+            [Write::Bump { .. }] | [] | [_, _, ..] => None,
         }
     }
 }

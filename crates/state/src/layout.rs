@@ -233,6 +233,11 @@ pub(crate) fn load<R: Record>(read: &impl Read, key: &[u8]) -> Result<Option<R>,
     read.get(key)?.map(|row| decode(&row)).transpose()
 }
 
+/// Whether there is a row at `key`.
+pub(crate) fn contains(read: &impl Read, key: &[u8]) -> Result<bool, Fault> {
+    Ok(read.get(key)?.is_some())
+}
+
 const VALUE_VERSION: u8 = 1;
 /// Every flag is reserved. Bit 0 is set aside for an expiry time: 8 bytes behind the revision, in milliseconds since
 /// the Unix epoch. A program that does not know a flag refuses the row rather than misread it.

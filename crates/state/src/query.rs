@@ -10,13 +10,14 @@ use storage::{Bytes, KeyRange, View};
 pub use crate::usage::Usage;
 use crate::{
     applied::{Applied, Totals},
+    apply,
     bounds::DELETIONS_PAGE_MAX,
-    command::KeyRef,
+    command::{Command, KeyRef},
     ids::{ApiKeyHash, ApiKeyId, Keyspace, ScopeId},
     keys::{Caller, Entity},
     kv::{Key, Page, PageStart},
     layout::{self, AliasRow, Credential, EntityRow},
-    outcome::Fault,
+    outcome::{Fault, Outcome},
     registry::RegistryState,
     usage::Account,
 };
@@ -85,6 +86,12 @@ impl<V: View> Reader<V> {
         let (revision, value) = layout::decode_value(&row)?;
         let value_start = row.len() - value.len();
         Ok(Some(Stored { row, value_start, revision }))
+    }
+
+    /// The outcome of a command that this view's state refuses for its condition, and nothing else: it changes nothing
+    /// wherever in the log it stands behind this view. None for every other one.
+    pub fn refusal(&self, command: &Command) -> Result<Option<Outcome>, Fault> {
+        apply::refusal(&self.view, self.keyspace, command)
     }
 
     /// The keys of one page, in byte order. Lazy: it reads a little at a time, so that a page of great keys is never held

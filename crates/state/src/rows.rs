@@ -64,6 +64,11 @@ impl<T: Transaction> Rows<T> {
         self.totals
     }
 
+    /// The rows as they are now, to look at.
+    pub(crate) fn read(&self) -> &T {
+        &self.transaction
+    }
+
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         Ok(self.transaction.get(key)?)
     }
@@ -73,7 +78,7 @@ impl<T: Transaction> Rows<T> {
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool, Fault> {
-        Ok(self.get(key)?.is_some())
+        layout::contains(&self.transaction, key)
     }
 
     pub(crate) fn scan(&self, range: KeyRange) -> impl Iterator<Item = storage::Result<Row>> + '_ {

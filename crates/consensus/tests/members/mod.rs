@@ -176,6 +176,11 @@ pub fn set(key: &str, value: &str) -> Command {
     command(Write::Put { key: Key::new(key, 100).unwrap(), value, condition: Condition::Always })
 }
 
+pub fn setnx(key: &str, value: &str) -> Command {
+    let value = Value::new(value, 10_000_000).unwrap();
+    command(Write::Put { key: Key::new(key, 100).unwrap(), value, condition: Condition::Absent })
+}
+
 pub fn bump(key: &str) -> Command {
     command(Write::Bump { key: Key::new(key, 100).unwrap(), delta: 1 })
 }

@@ -9,7 +9,7 @@
 
 use std::str;
 
-use storage::{Bytes, Transaction};
+use storage::{Bytes, Read, Transaction};
 
 use crate::{
     command::{Condition, Data, Write},
@@ -73,7 +73,7 @@ impl Run {
         let opened = admit(rows, keyspace, self.scope, &mut self.opened)?;
         // In the Value Store one look is enough: whatever ends a key is no data command, and so ends the run.
         if keyspace == Keyspace::Cache || self.known != Some(data.api_key) {
-            check_caller(rows, keyspace, data, control_index)?;
+            check_caller(rows.read(), keyspace, data, control_index)?;
             self.known = Some(data.api_key);
         }
         write_under(rows, keyspace, data, opened)
@@ -129,18 +129,15 @@ fn admit<'a, T: Transaction>(
 }
 
 /// The caller was let in some time ago, by a node that may have known less than is known now.
-fn check_caller<T: Transaction>(
-    rows: &Rows<T>,
-    keyspace: Keyspace,
-    data: &Data,
-    control_index: u64,
-) -> Result<(), Stop> {
+pub(super) fn check_caller(read: &impl Read, keyspace: Keyspace, data: &Data, control_index: u64) -> Result<(), Stop> {
     let id = data.api_key;
     let is_valid = match keyspace {
         Keyspace::Values => {
-            id == ApiKeyId::ROOT || rows.contains(&layout::entity_key(id))? || rows.contains(&layout::alias_key(id))?
+            id == ApiKeyId::ROOT
+                || layout::contains(read, &layout::entity_key(id))?
+                || layout::contains(read, &layout::alias_key(id))?
         }
-        Keyspace::Cache if super::fence::admits(rows, data.scope, control_index)? => true,
+        Keyspace::Cache if super::fence::admits(read, data.scope, control_index)? => true,
         Keyspace::Cache => return Err(Rejection::Fenced.into()),
     };
     if is_valid { Ok(()) } else { Err(Rejection::KeyGone.into()) }
@@ -178,24 +175,28 @@ impl Writer {
     fn write<T: Transaction>(&mut self, rows: &mut Rows<T>, write: &Write) -> Result<Option<i64>, Stop> {
         match write {
             Write::Put { key, value, condition } => {
-                let row = Target::read(self, rows, key)?;
+                let row = self.target(rows, key)?;
                 row.check(condition)?;
                 self.put(rows, key, row, value.as_bytes())?;
                 Ok(None)
             }
             Write::Delete { key, condition } => {
-                let row = Target::read(self, rows, key)?;
+                let row = self.target(rows, key)?;
                 row.check(condition)?;
                 self.delete(rows, key, row)?;
                 Ok(None)
             }
             Write::Bump { key, delta } => {
-                let row = Target::read(self, rows, key)?;
+                let row = self.target(rows, key)?;
                 let sum = bump(row.value()?, *delta)?;
                 self.put(rows, key, row, sum.to_string().as_bytes())?;
                 Ok(Some(sum))
             }
         }
+    }
+
+    fn target<T: Transaction>(&self, rows: &Rows<T>, key: &Key) -> Result<Target, Fault> {
+        Target::read(rows.read(), self.keyspace, self.scope, key)
     }
 
     fn put<T: Transaction>(&mut self, rows: &mut Rows<T>, key: &Key, row: Target, value: &[u8]) -> Result<(), Stop> {
@@ -223,15 +224,15 @@ impl Writer {
 }
 
 /// The row that a write is about, as it is now.
-struct Target {
+pub(super) struct Target {
     key: Vec<u8>,
     stored: Option<Bytes>,
 }
 
 impl Target {
-    fn read<T: Transaction>(writer: &Writer, rows: &Rows<T>, key: &Key) -> Result<Self, Fault> {
-        let key = layout::value_key(writer.keyspace, writer.scope, key.as_bytes());
-        let stored = rows.get(&key)?;
+    pub(super) fn read(read: &impl Read, keyspace: Keyspace, scope: ScopeId, key: &Key) -> Result<Self, Fault> {
+        let key = layout::value_key(keyspace, scope, key.as_bytes());
+        let stored = read.get(&key)?;
         Ok(Self { key, stored })
     }
 
@@ -248,8 +249,13 @@ impl Target {
     }
 
     fn check(&self, condition: &Condition) -> Result<(), Stop> {
+        self.refusal(condition)?.map_or(Ok(()), |rejection| Err(rejection.into()))
+    }
+
+    /// Why a write under this condition is refused, if it is.
+    pub(super) fn refusal(&self, condition: &Condition) -> Result<Option<Rejection>, Fault> {
         let stored = self.revision_and_value()?;
-        let refusal = match condition {
+        Ok(match condition {
             Condition::Always => None,
             Condition::Absent => stored.is_some().then_some(Rejection::KeyExists),
             Condition::ValueIs(expected) => {
@@ -258,8 +264,7 @@ impl Target {
             Condition::RevisionIs(expected) => {
                 (stored.map(|(revision, _)| revision) != Some(*expected)).then_some(Rejection::ValueDiffers)
             }
-        };
-        refusal.map_or(Ok(()), |rejection| Err(rejection.into()))
+        })
     }
 }
 

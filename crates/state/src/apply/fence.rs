@@ -5,7 +5,7 @@
 //! instead: a write says up to where the node had applied the `values` group's log when it let the caller in, and one
 //! that is older than the scope's fence is refused. A fence is a small row, which stays until the generation ends.
 
-use storage::Transaction;
+use storage::{Read, Transaction};
 
 use crate::{
     command::Fence,
@@ -22,14 +22,14 @@ pub(super) fn apply<T: Transaction>(rows: &mut Rows<T>, keyspace: Keyspace, fenc
     }
     let Fence { scope, control_index } = fence;
     let is_closed = rows.contains(&layout::deletion_key(scope))?;
-    if !is_closed && admits(rows, scope, control_index)? {
+    if !is_closed && admits(rows.read(), scope, control_index)? {
         rows.store(&layout::fence_key(scope), &FenceRow { control_index })?;
     }
     Ok(Done::Accepted)
 }
 
 /// Whether a caller that was let in at `control_index` may still write.
-pub(super) fn admits<T: Transaction>(rows: &Rows<T>, scope: ScopeId, control_index: u64) -> Result<bool, Fault> {
-    let fence: Option<FenceRow> = rows.load(&layout::fence_key(scope))?;
+pub(super) fn admits(read: &impl Read, scope: ScopeId, control_index: u64) -> Result<bool, Fault> {
+    let fence: Option<FenceRow> = layout::load(read, &layout::fence_key(scope))?;
     Ok(fence.is_none_or(|fence| fence.control_index <= control_index))
 }

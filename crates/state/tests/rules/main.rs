@@ -4,6 +4,7 @@
 
 mod bounds;
 mod engine;
+mod foresight;
 mod grouping;
 mod host;
 mod model;

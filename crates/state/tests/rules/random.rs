@@ -12,7 +12,7 @@ use state::{
     ids::{ApiKeyHash, ApiKeyId, Keyspace, Position, ScopeId},
     keys::{Limits, LimitsPatch},
     kv::{Key, Page, PageStart, Value},
-    outcome::Outcome,
+    outcome::{DataOutcome, Outcome, Rejection},
 };
 use storage::Engine;
 use uuid::Uuid;
@@ -76,10 +76,20 @@ fn follow<H: Host>(keyspace: Keyspace, steps: &[Step]) -> Result<(), TestCaseErr
     for step in steps {
         match step {
             Step::Apply(commands) => {
+                let foretold = commands.first().and_then(|command| machine.reader().refusal(command).unwrap());
                 log.push(Batch { time_unix_ms: log.len() as u64, commands: commands.clone() });
                 let outcomes = apply_rest(&mut machine, &log);
                 let expected: Vec<Outcome> = commands.iter().map(|command| model.apply(command)).collect();
-                prop_assert_eq!(outcomes, expected);
+                prop_assert_eq!(&outcomes, &expected);
+                let refused = commands.first().filter(|command| command.is_conditional()).and(expected.first());
+                match (foretold, refused) {
+                    (Some(foretold), refused) => prop_assert_eq!(Some(&foretold), refused),
+                    // Of a scope without an account the log decides.
+                    (None, Some(Outcome::Data(DataOutcome { revision: 1.., result: Err(refusal) }))) => {
+                        prop_assert!(!matches!(refusal, Rejection::KeyExists | Rejection::ValueDiffers));
+                    }
+                    (None, _) => {}
+                }
             }
             Step::Checkpoint => {
                 machine.engine().checkpoint().unwrap();
