@@ -6,6 +6,7 @@ pub mod disk;
 pub mod engine;
 pub mod fs;
 pub mod memory;
+mod tree;
 mod turn;
 
 pub use disk::DiskEngine;

@@ -1,25 +1,23 @@
 //! The engine of the cache group: the map lives in memory and nowhere else.
 //!
-//! 1. The published map is persistent (in the functional sense): a clone shares all its nodes.
+//! 1. The published map is a persistent [tree](crate::tree): a clone shares all its nodes.
 //! 2. A transaction changes its own clone, copying only the nodes on its way, and publishes it whole at commit.
 //! 3. A view is a reference to the map that was published when it was taken.
 
-use std::{ops::Bound, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use imbl::OrdMap;
 
 use crate::{
     engine::{Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View},
+    tree::Tree,
     turn::{Turn, TurnGuard},
 };
-
-type Rows = OrdMap<Bytes, Bytes>;
 
 /// An ordered map in memory.
 #[derive(Debug, Default)]
 pub struct MemoryEngine {
-    published: ArcSwap<Rows>,
+    published: ArcSwap<Tree>,
     writer: Turn,
 }
 
@@ -40,16 +38,20 @@ impl Engine for MemoryEngine {
 
     fn begin(&self) -> MemoryTransaction<'_> {
         let turn = self.writer.take();
-        MemoryTransaction { rows: Rows::clone(&self.published.load()), published: &self.published, _turn: turn }
+        MemoryTransaction { rows: Tree::clone(&self.published.load()), published: &self.published, _turn: turn }
     }
 
     fn replace<E: From<Error>>(
         &self,
         rows: impl Iterator<Item = std::result::Result<Row, E>>,
     ) -> std::result::Result<(), E> {
-        let rows = rows.collect::<std::result::Result<Rows, E>>()?;
+        let mut tree = Tree::default();
+        for row in rows {
+            let (key, value) = row?;
+            tree.insert(&key, &Some(value));
+        }
         let _turn = self.writer.take();
-        self.published.store(Arc::new(rows));
+        self.published.store(Arc::new(tree));
         Ok(())
     }
 
@@ -71,12 +73,12 @@ impl Engine for MemoryEngine {
 /// A view of a [`MemoryEngine`].
 #[derive(Clone, Debug)]
 pub struct MemoryView {
-    rows: Arc<Rows>,
+    rows: Arc<Tree>,
 }
 
 impl Read for MemoryView {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.rows.get(key).cloned())
+        Ok(self.rows.get(key).flatten())
     }
 
     fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
@@ -89,18 +91,18 @@ impl View for MemoryView {}
 /// The open transaction of a [`MemoryEngine`].
 #[derive(Debug)]
 pub struct MemoryTransaction<'a> {
-    rows: Rows,
-    published: &'a ArcSwap<Rows>,
+    rows: Tree,
+    published: &'a ArcSwap<Tree>,
     _turn: TurnGuard<'a>,
 }
 
 /// A point of a [`MemoryTransaction`] to come back to.
 #[derive(Debug)]
-pub struct MemorySavepoint(Rows);
+pub struct MemorySavepoint(Tree);
 
 impl Read for MemoryTransaction<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.rows.get(key).cloned())
+        Ok(self.rows.get(key).flatten())
     }
 
     fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
@@ -112,7 +114,7 @@ impl Transaction for MemoryTransaction<'_> {
     type Savepoint = MemorySavepoint;
 
     fn put(&mut self, key: Bytes, value: Bytes) {
-        self.rows.insert(key, value);
+        self.rows.insert(&key, &Some(value));
     }
 
     fn delete(&mut self, key: Bytes) {
@@ -133,13 +135,6 @@ impl Transaction for MemoryTransaction<'_> {
     }
 }
 
-fn scan<'a>(rows: &'a Rows, range: &KeyRange) -> impl Iterator<Item = Result<Row>> + Send + use<'a> {
-    let rows = (!range.is_empty()).then(|| rows.range::<_, [u8]>(bounds(range)));
-    rows.into_iter().flatten().map(|(key, value)| Ok((key.clone(), value.clone())))
-}
-
-/// The range as the standard library writes it. It must not be empty: ordered maps may panic on start > end.
-pub(crate) fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    let end = range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-    (Bound::Included(&*range.start), end)
+fn scan<'a>(rows: &'a Tree, range: &KeyRange) -> impl Iterator<Item = Result<Row>> + Send + use<'a> {
+    rows.range(range).map(|(key, value)| Ok((key, value.expect("a map of its own has nothing below to hide"))))
 }

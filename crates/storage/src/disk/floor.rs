@@ -9,6 +9,7 @@
 
 use std::{
     io,
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,7 +24,6 @@ use super::{
 use crate::{
     engine::{Bytes, Error, KeyRange, Result, Row},
     fs::{Disk, File, is_full},
-    memory::bounds,
 };
 
 type RawBytes = &'static [u8];
@@ -202,9 +202,9 @@ impl Floor {
 
     /// The rows of `range`, which must not be empty.
     pub(super) fn scan(&self, range: &KeyRange) -> FloorScan<'_> {
-        let rows = self
-            .store
-            .guarded(|| self.table.range::<&[u8]>(bounds(range)).map_err(|error| self.store.error("read", error)));
+        let bounds = (Bound::Included(&*range.start), range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
+        let rows =
+            self.store.guarded(|| self.table.range::<&[u8]>(bounds).map_err(|error| self.store.error("read", error)));
         match rows {
             Ok(rows) => FloorScan { rows: Some(rows), error: None, store: &self.store },
             Err(error) => FloorScan { rows: None, error: Some(error), store: &self.store },

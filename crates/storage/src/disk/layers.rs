@@ -2,21 +2,16 @@
 
 use std::{iter::Peekable, sync::Arc};
 
-use imbl::{OrdMap, ordmap::RangedIter};
-
 use super::floor::{Floor, FloorScan};
 use crate::{
     engine::{Bytes, KeyRange, Read, Result, Row, View},
-    memory::bounds,
+    tree::{Change, Range, Tree},
 };
-
-/// A row's new value, or its removal.
-pub(super) type Change = Option<Bytes>;
 
 /// Changes to what lies below. A clone shares everything.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
-    changes: OrdMap<Bytes, Change>,
+    changes: Tree,
     /// Keys and values of `changes`.
     bytes: u64,
 }
@@ -24,9 +19,9 @@ pub(super) struct Layer {
 impl Layer {
     pub(super) fn set(&mut self, key: Bytes, change: Change) {
         let key_bytes = key.len() as u64;
-        self.bytes += key_bytes + change_bytes(&change);
-        if let Some(former) = self.changes.insert(key, change) {
-            self.bytes -= key_bytes + change_bytes(&former);
+        self.bytes += key_bytes + change.as_ref().map_or(0, |value| value.len() as u64);
+        if let Some(former_bytes) = self.changes.insert(&key, &change) {
+            self.bytes -= key_bytes + former_bytes as u64;
         }
     }
 
@@ -39,16 +34,12 @@ impl Layer {
     }
 
     pub(super) fn changes(&self) -> impl Iterator<Item = (Bytes, Change)> + '_ {
-        self.changes.iter().map(|(key, change)| (key.clone(), change.clone()))
+        self.changes.iter()
     }
 
     fn scan(&self, range: &KeyRange) -> LayerScan<'_> {
-        self.changes.range::<_, [u8]>(bounds(range)).peekable()
+        self.changes.range(range).peekable()
     }
-}
-
-fn change_bytes(change: &Change) -> u64 {
-    change.as_ref().map_or(0, |value| value.len() as u64)
 }
 
 /// The layers of one moment. Published whole, never changed.
@@ -65,10 +56,10 @@ pub(super) struct Layers {
 impl Layers {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         if let Some(change) = self.active.changes.get(key) {
-            return Ok(change.clone());
+            return Ok(change);
         }
         if let Some(change) = self.frozen.as_ref().and_then(|frozen| frozen.changes.get(key)) {
-            return Ok(change.clone());
+            return Ok(change);
         }
         self.floor.get(key)
     }
@@ -104,7 +95,7 @@ impl Read for DiskView {
 
 impl View for DiskView {}
 
-type LayerScan<'a> = Peekable<RangedIter<'a, Bytes, Change, imbl::shared_ptr::DefaultSharedPtr>>;
+type LayerScan<'a> = Peekable<Range<'a>>;
 
 /// The rows of all layers in ascending order, each from the highest layer that has it.
 pub(super) struct Merge<'a> {
@@ -123,8 +114,8 @@ impl Iterator for Merge<'_> {
                 Some(Ok((key, _))) => Some(key),
                 None => None,
             };
-            let active = self.active.as_mut().and_then(Peekable::peek).map(|(key, _)| *key);
-            let frozen = self.frozen.as_mut().and_then(Peekable::peek).map(|(key, _)| *key);
+            let active = self.active.as_mut().and_then(Peekable::peek).map(|(key, _)| key);
+            let frozen = self.frozen.as_mut().and_then(Peekable::peek).map(|(key, _)| key);
             let least = [active, frozen, floor].into_iter().flatten().min()?.clone();
             if let Some(value) = self.take(&least)? {
                 return Some(Ok((least, value)));
@@ -137,9 +128,9 @@ impl Merge<'_> {
     /// Moves every layer past `key`, and answers what the highest of them has there.
     fn take(&mut self, key: &Bytes) -> Option<Change> {
         let floor = self.floor.as_mut().and_then(|rows| rows.next_if(|row| matches!(row, Ok((at, _)) if at == key)));
-        let frozen = self.frozen.as_mut().and_then(|rows| rows.next_if(|(at, _)| *at == key));
-        let active = self.active.as_mut().and_then(|rows| rows.next_if(|(at, _)| *at == key));
-        let change = active.or(frozen).map(|(_, change)| change.clone());
+        let frozen = self.frozen.as_mut().and_then(|rows| rows.next_if(|(at, _)| at == key));
+        let active = self.active.as_mut().and_then(|rows| rows.next_if(|(at, _)| at == key));
+        let change = active.or(frozen).map(|(_, change)| change);
         change.or_else(|| floor.and_then(Result::ok).map(|(_, value)| Some(value)))
     }
 
