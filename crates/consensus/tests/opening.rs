@@ -33,9 +33,24 @@ async fn write_and_purge(durable: &Durable, leader: u64, key: &str) {
 }
 
 async fn await_caught_up(durable: &Durable, leader: u64) {
-    eventually("the newcomer to have caught up", || async {
-        let applied = |id| durable.group(id).local().applied().unwrap().position;
-        applied(NEWCOMER) == applied(leader)
+    eventually("the newcomer to have caught up", || async { is_caught_up(durable, leader) }).await;
+}
+
+fn is_caught_up(durable: &Durable, leader: u64) -> bool {
+    let applied = |id| durable.group(id).local().applied().unwrap().position;
+    applied(NEWCOMER) == applied(leader)
+}
+
+/// Writes what the newcomer, which is cut off, needs a snapshot for.
+async fn write_out_of_reach(durable: &Durable, leader: u64) {
+    durable.isolate(NEWCOMER);
+    write_and_purge(durable, leader, "k").await;
+    // openraft purges nothing that it is just sending, even to one that cannot be reached: with that, no snapshot were needed.
+    let last = durable.group(NEWCOMER).status().last_index;
+    eventually("the leader's log to begin behind what the member has", || async {
+        durable.group(leader).checkpoint().await.unwrap();
+        let purged = durable.running[&leader].log.clone().get_log_state().await.unwrap().last_purged_log_id;
+        purged.is_some_and(|purged| purged.index > last)
     })
     .await;
 }
@@ -51,29 +66,26 @@ async fn install_and_crash(durable: &mut Durable, leader: u64, operations: u64) 
     // Some entries of its own behind the first snapshot, then some that it needs another snapshot for.
     durable.group(leader).submit(bump("n"), soon()).await.unwrap();
     await_caught_up(durable, leader).await;
-    durable.isolate(NEWCOMER);
-    write_and_purge(durable, leader, "k").await;
-    // openraft purges nothing that it is just sending, even to one that cannot be reached: with that, no snapshot were needed.
-    let last = durable.group(NEWCOMER).status().last_index;
-    eventually("the leader's log to begin behind what the member has", || async {
-        durable.group(leader).checkpoint().await.unwrap();
-        let purged = durable.running[&leader].log.clone().get_log_state().await.unwrap().last_purged_log_id;
-        purged.is_some_and(|purged| purged.index > last)
-    })
-    .await;
-
-    let member = &durable.running[&NEWCOMER];
-    let (installs, before) = (member.group.installs(), member.session.operations());
-    member.session.crash_after(operations, torn);
-    durable.hub.heal();
-    eventually("the snapshot to be installed, or the crash", || async {
-        let installed = member.group.installs() > installs;
-        let purged = member.log.clone().get_log_state().await.ok().and_then(|state| state.last_purged_log_id);
-        let applied = member.group.status().applied_index;
-        member.session.has_crashed() || (installed && purged.is_some_and(|purged| purged.index >= applied))
-    })
-    .await;
-    let done = (member.session.operations() - before, member.session.has_crashed());
+    let done = loop {
+        write_out_of_reach(durable, leader).await;
+        let member = &durable.running[&NEWCOMER];
+        let (installs, before) = (member.group.installs(), member.session.operations());
+        let last = member.group.status().last_index;
+        member.session.crash_after(operations, torn);
+        durable.hub.heal();
+        let gone_on = || async {
+            let purged = member.log.clone().get_log_state().await.ok().and_then(|state| state.last_purged_log_id);
+            // The snapshot is behind all that it had. More may follow it already: the first entry of another leader, say.
+            let installed = member.group.installs() > installs && purged.is_some_and(|purged| purged.index > last);
+            let is_late = member.group.installs() == installs && is_caught_up(durable, leader);
+            (member.session.has_crashed() || installed, is_late)
+        };
+        eventually("the snapshot to be installed, or the crash", || async { gone_on().await != (false, false) }).await;
+        // What the leader had in its hands when the member was cut off may still arrive, and be all that it lacks: again, then.
+        if gone_on().await.0 {
+            break (member.session.operations() - before, member.session.has_crashed());
+        }
+    };
     durable.crash(NEWCOMER, torn).await;
     durable.restart(NEWCOMER).await;
     await_caught_up(durable, leader).await;

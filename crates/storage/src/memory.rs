@@ -1,6 +1,6 @@
 //! The engine of the cache group: the map lives in memory and nowhere else.
 //!
-//! 1. The published map is a persistent [tree](crate::tree): a clone shares all its nodes.
+//! 1. The published map is a persistent tree (`tree.rs`): a clone shares all its nodes.
 //! 2. A transaction changes its own clone, copying only the nodes on its way, and publishes it whole at commit.
 //! 3. A view is a reference to the map that was published when it was taken.
 
