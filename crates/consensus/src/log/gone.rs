@@ -15,7 +15,7 @@ pub(super) fn take_front<T>(items: &mut VecDeque<T>, count: usize) -> VecDeque<T
 /// How many are freed when one comes: more than one, so that they are gone long before the next purge.
 const FREED_AT_ONCE: usize = 4;
 
-/// What waits to be freed: no more than one purge takes, as long as there is an entry for every four of it before the next.
+/// What waits to be freed: no more than one purge has taken.
 #[derive(Debug)]
 pub(super) struct Gone<T>(VecDeque<T>);
 
@@ -26,9 +26,10 @@ impl<T> Default for Gone<T> {
 }
 
 impl<T> Gone<T> {
-    /// Takes what a purge has removed.
-    pub(super) fn take(&mut self, mut purged: VecDeque<T>) {
-        self.0.append(&mut purged);
+    /// Takes what a purge has removed. What is left of the one before is freed at once: many small entries may wait where few
+    /// large ones come, and would hold more memory with each purge.
+    pub(super) fn take(&mut self, purged: VecDeque<T>) {
+        self.0 = purged;
     }
 
     /// Frees some.
@@ -58,5 +59,16 @@ mod tests {
             Arc::strong_count(&alive) - 1 - 1
         };
         assert_eq!([left(&mut gone), left(&mut gone), left(&mut gone), left(&mut gone)], [5, 1, 0, 0]);
+    }
+
+    #[test]
+    fn no_more_waits_than_one_purge_has_taken() {
+        let alive = Arc::new(());
+        let mut gone = Gone::default();
+        for _ in 0..3 {
+            gone.take((0..9).map(|_| alive.clone()).collect());
+            gone.free_some();
+            assert_eq!(Arc::strong_count(&alive) - 1, 5);
+        }
     }
 }

@@ -88,6 +88,12 @@ impl Branch {
         }
     }
 
+    /// Whether the two have too long separators to be one, which is told before these are copied: they may have MiB.
+    pub(super) fn is_surely_over_with(&self, right: &Self, bounds: &Bounds) -> bool {
+        let separators_bytes = self.separators.bytes().max(right.separators.bytes());
+        self.children.len() + right.children.len() > CHILDREN_MIN && separators_bytes > bounds.branch_bytes
+    }
+
     /// Whether it has to be split.
     pub(super) fn is_over(&self, bounds: &Bounds) -> bool {
         let children = self.children.len();

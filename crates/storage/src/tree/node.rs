@@ -111,7 +111,8 @@ impl Node {
                 Some(Self::Leaf(joined))
             }
             (Self::Branch(left), Self::Branch(right)) => {
-                let fits = left.children().len() + right.children().len() <= bounds.branch_children * 3 / 4;
+                let fits = left.children().len() + right.children().len() <= bounds.branch_children * 3 / 4
+                    && !left.is_surely_over_with(right, bounds);
                 let joined = fits.then(|| left.join(&separator(), right))?;
                 (!joined.is_over(bounds)).then(|| Self::Branch(Arc::new(joined)))
             }
