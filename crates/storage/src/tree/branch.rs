@@ -12,6 +12,9 @@ use super::{
 /// deep if it had to be split.
 const CHILDREN_MIN: usize = 8;
 
+/// What a separator may have without anybody looking whether it could be shorter, in bytes.
+const SEPARATOR_BYTES: usize = 256;
+
 /// One node or more, all of the same depth.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Branch {
@@ -67,6 +70,25 @@ impl Branch {
             }
         } else if self.children[slot].is_small(bounds) && !self.join_at(slot, bounds) && slot > 0 {
             self.join_at(slot - 1, bounds);
+        }
+    }
+
+    /// Makes long separators beside the child at `slot` as short as its rows allow, now that one is gone: else that row's
+    /// key would be held for as long as the neighbours stay, by nobody's count.
+    pub(super) fn shorten(&mut self, slot: usize) {
+        for at in [slot.checked_sub(1), Some(slot)].into_iter().flatten() {
+            let cells = self.separators.cells();
+            if at >= cells.len() || cells.key_bytes(at) <= SEPARATOR_BYTES {
+                continue;
+            }
+            let shortest = self.children[at].separator(&self.children[at + 1]);
+            if shortest.len() < cells.key_bytes(at) {
+                let separators = self.separators.remove(at).insert(at, &shortest, None);
+                // All separators may have shared more of their begin than they do with this one.
+                if separators.bytes() < self.separators.bytes() {
+                    self.separators = separators;
+                }
+            }
         }
     }
 

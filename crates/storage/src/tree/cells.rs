@@ -51,6 +51,11 @@ impl<'a> Cells<'a> {
         self.run(slot..slot + 1)
     }
 
+    /// The length of the whole key at `slot`.
+    pub(super) fn key_bytes(self, slot: usize) -> usize {
+        self.prefix.len() + self.suffix(slot).len()
+    }
+
     /// The whole key at `slot`.
     pub(super) fn key(self, slot: usize) -> Vec<u8> {
         [self.prefix, self.suffix(slot)].concat()

@@ -80,8 +80,30 @@ impl Node {
                 let slot = branch.slot(key);
                 branch.child_mut(slot).remove(key, bounds);
                 branch.mend(slot, bounds);
+                branch.shorten(slot);
             }
         }
+    }
+
+    /// The leaf with the least keys.
+    fn first_leaf(&self) -> &Leaf {
+        match self {
+            Self::Leaf(leaf) => leaf,
+            Self::Branch(branch) => branch.children().first().expect("an empty branch is dropped").first_leaf(),
+        }
+    }
+
+    /// The leaf with the greatest keys.
+    fn last_leaf(&self) -> &Leaf {
+        match self {
+            Self::Leaf(leaf) => leaf,
+            Self::Branch(branch) => branch.children().last().expect("an empty branch is dropped").last_leaf(),
+        }
+    }
+
+    /// The shortest separator between this node and `right`, the next one.
+    pub(super) fn separator(&self, right: &Self) -> Vec<u8> {
+        separator(self.last_leaf(), right.first_leaf())
     }
 
     pub(super) fn is_empty(&self) -> bool {

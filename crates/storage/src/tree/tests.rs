@@ -223,3 +223,21 @@ fn ranges_end_where_they_say() {
         assert_eq!(count(start, start / 2), 0);
     }
 }
+
+/// Two that differ only at their end have a separator as long as they are, wherever the branches are split.
+#[test]
+fn long_keys_that_are_gone_leave_no_separators() {
+    const LONG: usize = 2000;
+    let long = |number: usize, last: &str| [key(number), vec![b'x'; LONG], last.into()].concat();
+    let mut tree = filled(0..400);
+    for number in 0..400 {
+        ["a", "b"].map(|last| tree.insert(&long(number, last), &value(1)));
+    }
+    check(&tree);
+    assert!(shape::separator_bytes_most(&tree.root) > LONG);
+    for number in 0..400 {
+        ["a", "b"].map(|last| tree.remove(&long(number, last)));
+        check(&tree);
+    }
+    assert!(shape::separator_bytes_most(&tree.root) < LONG);
+}

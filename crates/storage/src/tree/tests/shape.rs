@@ -94,6 +94,14 @@ fn check_branch(branch: &Branch, between: Between<'_>, depth: usize, bounds: &Bo
     }
 }
 
+/// The length of the longest separator.
+pub(super) fn separator_bytes_most(node: &Node) -> usize {
+    let Node::Branch(branch) = node else { return 0 };
+    let cells = branch.separators.cells();
+    let own = (0..cells.len()).map(|slot| cells.key_bytes(slot));
+    own.chain(branch.children().iter().map(separator_bytes_most)).max().unwrap_or_default()
+}
+
 /// How many leaves `a` and `b` share.
 pub(super) fn shared_leaves(a: &Tree, b: &Tree) -> usize {
     let (mut of_a, mut of_b) = (HashSet::new(), HashSet::new());
