@@ -111,7 +111,10 @@ impl<E: Engine> Group<E> {
         let leaderless_until = deadline.min(Instant::now() + LEADER_WAIT_MAX);
         loop {
             let answer = match self.leader() {
-                Leader::Itself => self.enqueue_here(command, deadline).await,
+                Leader::Itself => match self.refusal(&command) {
+                    Some(refusal) => Ok(refusal),
+                    None => self.enqueue_here(command, deadline).await,
+                },
                 Leader::Other(id, _) if on_follower == OnFollower::Refuse => return Err(Error::NotLeader(Some(id))),
                 Leader::Other(id, peer) => {
                     let queue = self.submitter().forwarder.queue(id, &peer, Size::of(command.weight_bytes()));
@@ -142,17 +145,16 @@ impl<E: Engine> Group<E> {
         if self.submitter().gate.lacks_room() && !goes_on_a_full_disk(&command) {
             return Err(Error::DiskFull.into());
         }
-        if let Some(refusal) = self.refusal(&command) {
-            return Ok(refusal);
-        }
         let _coming = self.room().reserve(&command, || self.local())?;
         self.enqueue(&self.submitter().local, command, deadline).await
     }
 
     /// What a conditional write is refused with, when it is: a read of the present state tells, and nothing need go through
-    /// the log. Those who wait for a lock cost no sync. None where that is not proved.
+    /// the log. Those who wait for a lock cost no sync. None where that is not proved, and where the command is refused for want
+    /// of room first. Not for what a follower passes on, many at once: looking all of it up may take a slow disk long, on a
+    /// thread that peers wait for.
     fn refusal(&self, command: &Command) -> Option<Outcome> {
-        if !(command.is_conditional() && self.may_answer()) {
+        if !(command.is_conditional() && self.may_answer()) || self.submitter().gate.lacks_room() {
             return None;
         }
         // Where the state is damaged, applying the command finds that too, and ends the node.
