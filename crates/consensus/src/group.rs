@@ -359,7 +359,8 @@ impl<E: Engine> Group<E> {
     /// room to take in what it lacks.
     pub async fn read(&self, deadline: Instant) -> Result<Reader<E::View>, Error> {
         if !self.may_answer() {
-            self.inner.reads.await_linearizable(self, deadline).await?;
+            // Few wait here, and in no box all would carry what it takes.
+            Box::pin(self.inner.reads.await_linearizable(self, deadline)).await?;
         }
         Ok(self.local())
     }

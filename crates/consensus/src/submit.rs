@@ -137,7 +137,11 @@ impl<E: Engine> Group<E> {
     }
 
     async fn enqueue_here(&self, command: Command, deadline: Instant) -> Answer {
-        if timeout_at(deadline, tokio::time::sleep_until(self.quiet_until())).await.is_err() {
+        let quiet_until = self.quiet_until();
+        // Once in the group's life. In a box, or all would carry the timers.
+        if Instant::now() < quiet_until
+            && Box::pin(timeout_at(deadline, tokio::time::sleep_until(quiet_until))).await.is_err()
+        {
             return Err(Error::NoLeader.into());
         }
         // A full disk stops the proposals of the member that has it, not what it passes on to others. A majority of full

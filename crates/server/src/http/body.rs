@@ -13,7 +13,7 @@ use axum::{
     body::Body,
     http::{
         HeaderMap,
-        header::{CONTENT_ENCODING, TRANSFER_ENCODING},
+        header::{CONTENT_ENCODING, EXPECT, TRANSFER_ENCODING},
     },
 };
 use bytes::Bytes;
@@ -90,7 +90,7 @@ impl Payload {
         Self {
             body,
             encoded: headers.contains_key(CONTENT_ENCODING) || has_transfer_coding(headers),
-            expects_continue: headers.contains_key("expect"),
+            expects_continue: headers.contains_key(EXPECT),
             progress: Progress::Untouched,
             part: Part::new(pool, None),
             bytes_read: 0,

@@ -67,9 +67,10 @@ pub(crate) async fn serve(app: &App, path: Option<&Path>, peer: IpAddr, request:
     response
 }
 
-/// Turns a panic into an error: a bug costs its own request, never the connection's others or the node.
-async fn guard(walk: impl Future<Output = Result<Response, Error>>) -> Result<Response, Error> {
-    AssertUnwindSafe(walk).catch_unwind().await.unwrap_or(Err(Error::Panicked))
+/// Turns a panic into an error: a bug costs its own request, never the connection's others or the node. No `async fn`: it
+/// would hold `walk` twice, as what it was given and as what it waits for.
+fn guard(walk: impl Future<Output = Result<Response, Error>>) -> impl Future<Output = Result<Response, Error>> {
+    AssertUnwindSafe(walk).catch_unwind().map(|walked| walked.unwrap_or(Err(Error::Panicked)))
 }
 
 /// Steps 1 to 5.
@@ -127,17 +128,17 @@ fn identify(app: &App, row: &Route, headers: &HeaderMap) -> Result<Option<Arc<Kn
     }
 }
 
-/// A future is as large as the largest of those that it may wait for, and is moved as a whole: what is large, or is asked less
-/// often, is in a box of its own.
+/// A future is as large as the largest of those that it may wait for, and is moved as a whole, more than once: what is larger
+/// than get is in a box of its own.
 async fn operate(operation: Operation, call: KnownCall<'_>) -> Result<Response, Error> {
     let boxed: BoxFuture<'_, Result<Response, Error>> = match operation {
         Operation::Get(keyspace) => return kv::get(call, keyspace).await,
-        Operation::GetByBody(keyspace) => return kv::get_by_body(call, keyspace).await,
-        Operation::Set(keyspace) => return kv::set(call, keyspace).await,
-        Operation::SetIfAbsent(keyspace) => return kv::set_if_absent(call, keyspace).await,
-        Operation::CompareAndSwap(keyspace) => return kv::compare_and_swap(call, keyspace).await,
-        Operation::Delete(keyspace) => return kv::delete(call, keyspace).await,
-        Operation::Bump => return kv::bump(call).await,
+        Operation::GetByBody(keyspace) => Box::pin(kv::get_by_body(call, keyspace)),
+        Operation::Set(keyspace) => Box::pin(kv::set(call, keyspace)),
+        Operation::SetIfAbsent(keyspace) => Box::pin(kv::set_if_absent(call, keyspace)),
+        Operation::CompareAndSwap(keyspace) => Box::pin(kv::compare_and_swap(call, keyspace)),
+        Operation::Delete(keyspace) => Box::pin(kv::delete(call, keyspace)),
+        Operation::Bump => Box::pin(kv::bump(call)),
         Operation::Ping => return keys::ping(&call),
         Operation::AdminOps => return Ok(keys::admin_ops(&call)),
         Operation::Iterate(keyspace, form) => Box::pin(kv::iterate(call, keyspace, form)),
@@ -287,6 +288,16 @@ fn method_name(method: &Method) -> &'static str {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn future_bytes<'a, F: Future>(_: fn(&'a App, Option<&'a Path>, IpAddr, Request<Body>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_request_carries_with_it_stays_small() {
+        let bytes = future_bytes(serve);
+        assert!(bytes <= 3_000, "{bytes}: what grew belongs into a box, see `operate`");
+    }
 
     #[tokio::test]
     async fn a_panic_is_an_internal_error() {
