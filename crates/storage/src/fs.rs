@@ -11,7 +11,7 @@ pub use os::OsDisk;
 
 /// How many bytes whoever writes much puts into a file before syncing it, in bytes. A disk makes durable at once all that it
 /// was given, whoever waits: a log's next sync would take as long as a whole checkpoint's pages.
-pub const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
+pub const UNSYNCED_BYTES_MAX: u64 = 128 << 10;
 
 /// Whether `error` says that the disk, or the quota of its user, has no room left.
 pub fn is_full(error: &io::Error) -> bool {
