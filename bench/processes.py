@@ -49,9 +49,12 @@ def end_with_parent():
 class Process:
     """A child that serves. What it says on standard error is kept in `log`, for the case that it ends by itself."""
 
+    # What goes before each command: see `run.py --batch`.
+    under = ()
+
     def __init__(self, name, command, log, environment=ENVIRONMENT, stdout=subprocess.DEVNULL):
         self.name, self.log = name, pathlib.Path(log)
-        self.begun_by = {"args": [str(word) for word in command], "env": environment, "stdout": stdout}
+        self.begun_by = {"args": [str(word) for word in (*self.under, *command)], "env": environment, "stdout": stdout}
         self.begin()
 
     def begin(self):

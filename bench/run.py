@@ -8,7 +8,7 @@ import argparse, contextlib, pathlib, signal, sys, tempfile
 
 import machine, pictures, report
 from deadline import Deadline
-from processes import ROOT, OutOfTime, demand
+from processes import ROOT, OutOfTime, Process, demand
 from suites import SUITES
 
 SYNC_S = 1
@@ -56,6 +56,7 @@ def parse():
     add("--tenants", type=int, default=10_000, help="of the suite tenants [10000]")
     add("--open-seconds", type=int, help="of the open loop of the suite latency [60]")
     add("--trials", type=int, help="of the suite failover [20]")
+    add("--batch", action="store_true", help="start what is measured under Linux's policy for batch work (chrt --batch 0); not the clients")
     add("--minutes", type=float, default=120, help="the most that all of it may take; what is found by then is reported [120]")
     add("--dry-run", action="store_true", help="say how long it would take, about, and end")
     add("--dir", type=pathlib.Path, help="where data lies meanwhile, on the disk that is to be measured [the system's for temporary files]")
@@ -84,6 +85,8 @@ def main():
         print(f"that is more than --minutes {arguments.minutes:g}: not all will be measured")
     if arguments.dry_run:
         return
+    if arguments.batch:
+        Process.under = ("chrt", "--batch", "0")
     deadline = Deadline(arguments.minutes * 60)
     for name in arguments.suite:
         with tempfile.TemporaryDirectory(prefix="insidb-bench-", dir=arguments.dir) as scratch:
@@ -95,6 +98,8 @@ def run(name, context):
     if kind in machine.IN_MEMORY:
         raise SystemExit(f"{context.scratch} is on {kind}, where nothing is durable: give a directory on a disk with --dir")
     print(f"\nsuite {name}", flush=True)
+    if context.arguments.batch:
+        context.note("All that is measured, not the clients, runs under Linux's policy for batch work.")
     with contextlib.suppress(OutOfTime):
         context.sync()
         tables = SUITES[name].run(context)
