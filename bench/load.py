@@ -66,6 +66,7 @@ class Client:
     def run(self, peer, operation, keys, value_bytes, connections, seconds):
         if self.deadline.is_past(seconds):
             raise OutOfTime
+        read_before = peer.read_bytes()
         if peer.protocol == "redis":
             if value_bytes > WORD_BYTES_MAX:
                 raise SystemExit(f"redis-benchmark takes no values over {WORD_BYTES_MAX:,} bytes: leave Redis out with --peers")
@@ -81,6 +82,7 @@ class Client:
             cpu_before = peer.cpu_seconds()
             found = wrk(peer, operation, self.scratch, keys, value_bytes, connections, seconds)
         found["cpu_us"] = (peer.cpu_seconds() - cpu_before) / found["requests"] * 1e6
+        found["disk_read_bytes"] = (peer.read_bytes() - read_before) / found["requests"]
         found["resident_mib"] = peer.resident_bytes() / (1 << 20)
         peer.check()
         return found

@@ -33,6 +33,9 @@ class Peer:
     def cpu_seconds(self):
         return sum(process.cpu_seconds() for process in self.processes)
 
+    def read_bytes(self):
+        return sum(process.read_bytes() for process in self.processes)
+
     def resident_bytes(self, field="VmRSS"):
         return sum(process.resident_bytes(field) for process in self.processes)
 

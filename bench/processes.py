@@ -77,6 +77,11 @@ class Process:
         fields = pathlib.Path(f"/proc/{self.child.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
+    def read_bytes(self):
+        """What it has had read from a disk so far, and not from the kernel's memory."""
+        lines = pathlib.Path(f"/proc/{self.child.pid}/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+
     def resident_bytes(self, field="VmRSS"):
         """Of now, or with `VmHWM` the most since it was started."""
         lines = pathlib.Path(f"/proc/{self.child.pid}/status").read_text().splitlines()
