@@ -213,13 +213,8 @@ pub struct Keys<V: View> {
 impl<V: View> Keys<V> {
     fn read_ahead(&mut self) -> Result<(), Fault> {
         let mut read_bytes = 0;
-        let mut skip = self.skip;
-        for row in self.view.scan(self.range.clone()) {
+        for row in self.view.scan_from(self.range.clone(), self.skip) {
             let (row_key, _) = row?;
-            if skip > 0 {
-                skip -= 1;
-                continue;
-            }
             read_bytes += row_key.len();
             let key_start = row_key.len() - layout::client_key(&row_key)?.len();
             self.read.push_back(StoredKey { row_key, key_start });

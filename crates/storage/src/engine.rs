@@ -94,7 +94,11 @@ pub trait Read {
 }
 
 /// A consistent picture of the whole map, at the commit that was the last when it was taken.
-pub trait View: Read + Clone + Send + Sync + 'static {}
+pub trait View: Read + Clone + Send + Sync + 'static {
+    /// As [`Read::scan`], but without the first `offset` rows, which cost less than those that are taken. An error among
+    /// them is not passed over.
+    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_;
+}
 
 /// The one writer's changes, not yet seen by any view. Dropping it discards them.
 pub trait Transaction: Read + Send {

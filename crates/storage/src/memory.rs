@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     engine::{Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View},
-    tree::Tree,
+    tree::{Change, Tree},
     turn::{Turn, TurnGuard},
 };
 
@@ -86,7 +86,13 @@ impl Read for MemoryView {
     }
 }
 
-impl View for MemoryView {}
+impl View for MemoryView {
+    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+        let mut rows = self.rows.range(&range);
+        rows.pass(offset);
+        rows.map(to_row)
+    }
+}
 
 /// The open transaction of a [`MemoryEngine`].
 #[derive(Debug)]
@@ -136,5 +142,9 @@ impl Transaction for MemoryTransaction<'_> {
 }
 
 fn scan<'a>(rows: &'a Tree, range: &KeyRange) -> impl Iterator<Item = Result<Row>> + Send + use<'a> {
-    rows.range(range).map(|(key, value)| Ok((key, value.expect("a map of its own has nothing below to hide"))))
+    rows.range(range).map(to_row)
+}
+
+fn to_row((key, value): (Bytes, Change)) -> Result<Row> {
+    Ok((key, value.expect("a map of its own has nothing below to hide")))
 }

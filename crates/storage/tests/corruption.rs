@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use storage::{
-    Bytes, DiskEngine, Engine, Error, KeyRange, Read, Transaction,
+    Bytes, DiskEngine, Engine, Error, KeyRange, Read, Transaction, View,
     disk::Options,
     fs::{Disk, faulty::FaultyDisk},
 };
@@ -72,6 +72,9 @@ fn read_back(engine: &DiskEngine, expected: &Rows) -> Result<(), Error> {
     let view = engine.view();
     let scanned: Rows = view.scan(KeyRange { start: Bytes::from([]), end: None }).collect::<Result<_, _>>()?;
     assert!(scanned == *expected, "a scan shows other rows than were written");
+    let some = expected.len() / 2;
+    let behind: Rows = view.scan_from(KeyRange::prefix(b""), some as u64).collect::<Result<_, _>>()?;
+    assert!(behind.iter().eq(expected.iter().skip(some)), "a scan from an offset shows other rows than were written");
     for number in 0..600 {
         assert!(view.get(&key(number))?.as_ref() == expected.get(&key(number)), "row {number} is not what was written");
     }

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, io::ErrorKind, path::Path, sync::Arc};
 
 use proptest::{collection::vec, prelude::*};
 use storage::{
-    Bytes, DiskEngine, Engine, Error, KeyRange, MemoryEngine, Read, Transaction, disk::Options, fs::faulty::FaultyDisk,
+    Bytes, DiskEngine, Engine, Error, KeyRange, MemoryEngine, Read, Transaction, View, disk::Options,
+    fs::faulty::FaultyDisk,
 };
 
 type Model = BTreeMap<Bytes, Bytes>;
@@ -104,6 +105,15 @@ fn assert_same(read: &impl Read, model: &Model) {
     assert_eq!(read.get(b"never a key").unwrap(), None);
 }
 
+/// As [`assert_same`], and from each offset.
+fn assert_view(view: &impl View, model: &Model) {
+    assert_same(view, model);
+    for offset in 0..model.len() + 2 {
+        let found: Vec<_> = view.scan_from(KeyRange::prefix(b""), offset as u64).collect::<Result<_, _>>().unwrap();
+        assert!(found.iter().map(|(key, value)| (key, value)).eq(model.iter().skip(offset)), "from {offset}");
+    }
+}
+
 fn rows(model: &Model) -> impl Iterator<Item = Result<(Bytes, Bytes), Error>> + '_ {
     model.iter().map(|(key, value)| Ok((key.clone(), value.clone())))
 }
@@ -157,7 +167,7 @@ impl<E: Engine> History<E> {
         match phase {
             Phase::Transaction { steps, commit } => self.transaction(steps, *commit),
             Phase::Checkpoint => {
-                assert_same(&self.engine.checkpoint().unwrap(), &self.committed);
+                assert_view(&self.engine.checkpoint().unwrap(), &self.committed);
                 self.durable = self.committed.clone();
                 assert_eq!(self.engine.dirty_bytes(), 0);
             }
@@ -172,9 +182,9 @@ impl<E: Engine> History<E> {
     }
 
     fn check(&self) {
-        assert_same(&self.engine.view(), &self.committed);
+        assert_view(&self.engine.view(), &self.committed);
         for (view, model) in &self.held {
-            assert_same(view, model);
+            assert_view(view, model);
         }
     }
 }
@@ -192,7 +202,7 @@ struct Mortal {
 impl Mortal {
     fn run(mut self, phase: &Phase) -> Self {
         if self.history.run(phase) {
-            assert_same(&self.history.engine.checkpointed(), &self.history.durable);
+            assert_view(&self.history.engine.checkpointed(), &self.history.durable);
             return self;
         }
         match phase {

@@ -53,7 +53,11 @@ impl Read for PlainView {
     }
 }
 
-impl View for PlainView {}
+impl View for PlainView {
+    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+        self.scan(range).skip(offset as usize)
+    }
+}
 
 impl Read for PlainTransaction<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {

@@ -164,7 +164,7 @@ impl Store {
     }
 
     /// The value that was written for `key`.
-    fn unsealed(&self, key: &[u8], sealed: &[u8]) -> Result<Bytes> {
+    fn unsealed<'a>(&self, key: &[u8], sealed: &'a [u8]) -> Result<&'a [u8]> {
         row::open(key, sealed).ok_or_else(|| corrupt(&self.path, "a row's checksum does not fit its key and value"))
     }
 
@@ -196,7 +196,7 @@ impl Floor {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         self.store.guarded(|| {
             let value = self.table.get(key).map_err(|error| self.store.error("read", error))?;
-            value.map(|value| self.store.unsealed(key, value.value())).transpose()
+            value.map(|value| self.store.unsealed(key, value.value()).map(Bytes::from)).transpose()
         })
     }
 
@@ -206,8 +206,8 @@ impl Floor {
         let rows =
             self.store.guarded(|| self.table.range::<&[u8]>(bounds).map_err(|error| self.store.error("read", error)));
         match rows {
-            Ok(rows) => FloorScan { rows: Some(rows), error: None, store: &self.store },
-            Err(error) => FloorScan { rows: None, error: Some(error), store: &self.store },
+            Ok(rows) => FloorScan { rows: Some(rows), ahead: None, store: &self.store },
+            Err(error) => FloorScan { rows: None, ahead: Some(Err(error)), store: &self.store },
         }
     }
 }
@@ -222,22 +222,58 @@ impl std::fmt::Debug for Floor {
 /// Rows of the floor in ascending order. It ends after an error.
 pub(super) struct FloorScan<'a> {
     rows: Option<redb::Range<'static, RawBytes, RawBytes>>,
-    error: Option<Error>,
+    /// What was read and not taken yet.
+    ahead: Option<Result<Row>>,
     store: &'a Store,
 }
 
-impl Iterator for FloorScan<'_> {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Result<Row>> {
-        if let Some(error) = self.error.take() {
-            return Some(Err(error));
+impl FloorScan<'_> {
+    /// What comes next.
+    pub(super) fn peek(&mut self) -> Option<&Result<Row>> {
+        if self.ahead.is_none() {
+            self.ahead = self.read();
         }
+        self.ahead.as_ref()
+    }
+
+    /// Leaves out up to `most` rows, those of lesser keys than `below` when there is one, and answers how many. They are checked
+    /// as others are, but not copied.
+    pub(super) fn pass(&mut self, most: u64, below: Option<&[u8]>) -> Result<u64> {
+        let is_below = |key: &[u8]| below.is_none_or(|below| key < below);
+        let mut passed = 0;
+        let may_pass = |row: &mut Result<Row>| row.as_ref().map_or(true, |(key, _)| is_below(key));
+        if most > 0
+            && let Some(row) = self.ahead.take_if(may_pass)
+        {
+            row?;
+            passed = 1;
+        }
+        let (None, Some(rows)) = (&self.ahead, &mut self.rows) else { return Ok(passed) };
+        let stopped_at = self.store.guarded(|| {
+            while passed < most {
+                let Some(row) = rows.next() else { return Ok(None) };
+                let (key, value) = row.map_err(|error| self.store.error("read", error))?;
+                let (key, value) = (key.value(), self.store.unsealed(key.value(), value.value())?);
+                if !is_below(key) {
+                    return Ok(Some((key.into(), value.into())));
+                }
+                passed += 1;
+            }
+            Ok(None)
+        });
+        if stopped_at.is_err() {
+            self.rows = None;
+        }
+        self.ahead = stopped_at?.map(Ok);
+        Ok(passed)
+    }
+
+    fn read(&mut self) -> Option<Result<Row>> {
         let rows = self.rows.as_mut()?;
         let row = self.store.guarded(|| match rows.next() {
             Some(Ok((key, value))) => {
                 let value = self.store.unsealed(key.value(), value.value())?;
-                Ok(Some((Bytes::from(key.value()), value)))
+                Ok(Some((key.value().into(), value.into())))
             }
             Some(Err(error)) => Err(self.store.error("read", error)),
             None => Ok(None),
@@ -246,6 +282,14 @@ impl Iterator for FloorScan<'_> {
             self.rows = None;
         }
         row.transpose()
+    }
+}
+
+impl Iterator for FloorScan<'_> {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        self.ahead.take().or_else(|| self.read())
     }
 }
 

@@ -4,7 +4,7 @@ use std::{iter::Peekable, sync::Arc};
 
 use super::floor::{Floor, FloorScan};
 use crate::{
-    engine::{Bytes, KeyRange, Read, Result, Row, View},
+    engine::{Bytes, Error, KeyRange, Read, Result, Row, View},
     tree::{Change, Range, Tree},
 };
 
@@ -64,14 +64,15 @@ impl Layers {
         self.floor.get(key)
     }
 
-    pub(super) fn scan(&self, range: &KeyRange) -> Merge<'_> {
+    pub(super) fn scan(&self, range: &KeyRange, offset: u64) -> Merge<'_> {
         if range.is_empty() {
-            return Merge { active: None, frozen: None, floor: None };
+            return Merge { active: None, frozen: None, floor: None, offset: 0 };
         }
         Merge {
             active: Some(self.active.scan(range)),
             frozen: self.frozen.as_ref().map(|frozen| frozen.scan(range)),
-            floor: Some(self.floor.scan(range).peekable()),
+            floor: Some(self.floor.scan(range)),
+            offset,
         }
     }
 }
@@ -89,11 +90,15 @@ impl Read for DiskView {
     }
 
     fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
-        self.0.scan(&range)
+        self.0.scan(&range, 0)
     }
 }
 
-impl View for DiskView {}
+impl View for DiskView {
+    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+        self.0.scan(&range, offset)
+    }
+}
 
 type LayerScan<'a> = Peekable<Range<'a>>;
 
@@ -101,16 +106,34 @@ type LayerScan<'a> = Peekable<Range<'a>>;
 pub(super) struct Merge<'a> {
     active: Option<LayerScan<'a>>,
     frozen: Option<LayerScan<'a>>,
-    floor: Option<Peekable<FloorScan<'a>>>,
+    floor: Option<FloorScan<'a>>,
+    /// How many rows to leave out first.
+    offset: u64,
 }
 
 impl Iterator for Merge<'_> {
     type Item = Result<Row>;
 
     fn next(&mut self) -> Option<Result<Row>> {
+        while self.offset > 0 {
+            match self.pass() {
+                Ok(0) => return None,
+                Ok(passed) => self.offset -= passed,
+                Err(error) => return self.fail(error),
+            }
+        }
+        self.step()
+    }
+}
+
+impl Merge<'_> {
+    fn step(&mut self) -> Option<Result<Row>> {
         loop {
-            let floor = match self.floor.as_mut().and_then(Peekable::peek) {
-                Some(Err(_)) => return self.fail(),
+            let floor = match self.floor.as_mut().and_then(FloorScan::peek) {
+                Some(Err(_)) => {
+                    let error = self.floor.take()?.next()?.err()?;
+                    return self.fail(error);
+                }
                 Some(Ok((key, _))) => Some(key),
                 None => None,
             };
@@ -122,12 +145,29 @@ impl Iterator for Merge<'_> {
             }
         }
     }
-}
 
-impl Merge<'_> {
+    /// Leaves out rows, no more than `offset`, and answers how many: of the floor's at once all that come before the next row
+    /// above it. Where it answers 0, none are left.
+    fn pass(&mut self) -> Result<u64> {
+        let active = self.active.as_mut().and_then(Peekable::peek).map(|(key, _)| key);
+        let frozen = self.frozen.as_mut().and_then(Peekable::peek).map(|(key, _)| key);
+        let above = [active, frozen].into_iter().flatten().min();
+        let passed = match &mut self.floor {
+            Some(floor) => floor.pass(self.offset, above.map(|key| &**key))?,
+            None => 0,
+        };
+        match passed {
+            0 => self.step().transpose().map(|row| u64::from(row.is_some())),
+            passed => Ok(passed),
+        }
+    }
+
     /// Moves every layer past `key`, and answers what the highest of them has there.
     fn take(&mut self, key: &Bytes) -> Option<Change> {
-        let floor = self.floor.as_mut().and_then(|rows| rows.next_if(|row| matches!(row, Ok((at, _)) if at == key)));
+        let floor = self.floor.as_mut().and_then(|rows| match rows.peek() {
+            Some(Ok((at, _))) if at == key => rows.next(),
+            _ => None,
+        });
         let frozen = self.frozen.as_mut().and_then(|rows| rows.next_if(|(at, _)| at == key));
         let active = self.active.as_mut().and_then(|rows| rows.next_if(|(at, _)| at == key));
         let change = active.or(frozen).map(|(_, change)| change);
@@ -135,8 +175,8 @@ impl Merge<'_> {
     }
 
     /// Yields the floor's error, and nothing after it.
-    fn fail(&mut self) -> Option<Result<Row>> {
-        (self.active, self.frozen) = (None, None);
-        self.floor.take().and_then(|mut rows| rows.next())
+    fn fail(&mut self, error: Error) -> Option<Result<Row>> {
+        (self.active, self.frozen, self.floor, self.offset) = (None, None, None, 0);
+        Some(Err(error))
     }
 }

@@ -3,8 +3,6 @@
 //! redb checks its pages' checksums when a file is opened, not when it reads one. Without this, a byte that went bad
 //! on the disk since would be served as if a client had written it.
 
-use crate::engine::Bytes;
-
 const CRC_BYTES: usize = 4;
 
 /// How many bytes a value takes.
@@ -20,9 +18,9 @@ pub(super) fn seal(key: &[u8], value: &[u8], out: &mut [u8]) {
 }
 
 /// The value that was sealed for `key`; none when these are not the bytes that were written for it.
-pub(super) fn open(key: &[u8], sealed: &[u8]) -> Option<Bytes> {
+pub(super) fn open<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
     let (crc, value) = sealed.split_first_chunk::<CRC_BYTES>()?;
-    (u32::from_le_bytes(*crc) == checksum(key, value)).then(|| value.into())
+    (u32::from_le_bytes(*crc) == checksum(key, value)).then_some(value)
 }
 
 /// Over the key too, so that a value is never taken for another key's.

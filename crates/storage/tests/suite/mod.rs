@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use storage::{Bytes, Engine, Error, KeyRange, Read, Row, Transaction};
+use storage::{Bytes, Engine, Error, KeyRange, Read, Row, Transaction, View};
 
 fn bytes(text: &str) -> Bytes {
     text.as_bytes().into()
@@ -49,6 +49,35 @@ pub(crate) fn a_commit_is_seen_whole_and_a_dropped_transaction_not_at_all(engine
     assert_eq!(all(&engine.checkpoint().unwrap()), [row("a", "1"), row("b", "2")]);
     assert_eq!(all(&engine.checkpointed()), [row("a", "1"), row("b", "2")]);
     assert_eq!(engine.dirty_bytes(), 0);
+}
+
+pub(crate) fn a_scan_from_an_offset_begins_behind_so_many_rows(engine: impl Engine) {
+    let key = |number: usize| bytes(&format!("{number:05}"));
+    let put = |numbers: &mut dyn Iterator<Item = usize>, value: &str| {
+        let mut transaction = engine.begin();
+        numbers.for_each(|number| transaction.put(key(number), bytes(value)));
+        transaction.commit().unwrap();
+    };
+    put(&mut (0..3_000).step_by(2), "below");
+    engine.checkpoint().unwrap();
+    // Above what a checkpoint has written lie rows of their own, rows in place of others, and removals; and nothing at the end.
+    put(&mut (100..1_000).step_by(5), "above");
+    let mut transaction = engine.begin();
+    (500..1_500).step_by(3).for_each(|number| transaction.delete(key(number)));
+    transaction.commit().unwrap();
+    let view = engine.view();
+    let all = all(&view);
+    for offset in (0..all.len() + 3).step_by(7).chain([1, all.len() - 1, all.len(), usize::MAX]) {
+        let found = view.scan_from(range("", None), offset as u64).collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(found, all.get(offset..).unwrap_or_default(), "from {offset}");
+    }
+    let inner = range("00300", Some("00700"));
+    let some = rows(&view, inner.clone());
+    for offset in 0..some.len() + 2 {
+        let found = view.scan_from(inner.clone(), offset as u64).collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(found, some.get(offset..).unwrap_or_default(), "from {offset} of the inner range");
+    }
+    assert_eq!(view.scan_from(range("b", Some("a")), 1).count(), 0);
 }
 
 pub(crate) fn a_transaction_reads_its_own_writes(engine: impl Engine) {
