@@ -138,12 +138,11 @@ impl<V: View> Reader<V> {
         }
     }
 
-    /// Entity keys in the order of their ids, behind the first `offset`, at most `limit`. Costs as much as reading
-    /// all those before.
+    /// Entity keys in the order of their ids, behind the first `offset`, at most `limit`. Costs more the more
+    /// are before.
     pub fn entities(&self, offset: u64, limit: u32) -> Result<Vec<Entity>, Fault> {
-        let rows = self.view.scan(KeyRange::prefix(&layout::ENTITY_PREFIX));
-        rows.skip(usize::try_from(offset).unwrap_or(usize::MAX))
-            .take(limit as usize)
+        let rows = self.view.scan_from(KeyRange::prefix(&layout::ENTITY_PREFIX), offset);
+        rows.take(limit as usize)
             .map(|row| {
                 let (key, value) = row?;
                 self.entity_of(ApiKeyId(layout::row_id(&key)?), layout::decode(&value)?)

@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn what_a_request_carries_with_it_stays_small() {
         let bytes = future_bytes(serve);
-        assert!(bytes <= 3_000, "{bytes}: what grew belongs into a box, see `operate`");
+        assert!(bytes <= 1_500, "{bytes}: what grew belongs into a box, see `operate`");
     }
 
     #[tokio::test]

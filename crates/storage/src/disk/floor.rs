@@ -261,7 +261,8 @@ impl FloorScan<'_> {
             }
             Ok(None)
         });
-        if stopped_at.is_err() {
+        // As `read` does: what has come to its end, or has failed, is asked no more.
+        if passed < most && !matches!(stopped_at, Ok(Some(_))) {
             self.rows = None;
         }
         self.ahead = stopped_at?.map(Ok);
