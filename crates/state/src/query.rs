@@ -141,11 +141,13 @@ impl<V: View> Reader<V> {
     /// Entity keys in the order of their ids, behind the first `offset`, at most `limit`. Costs more the more
     /// are before.
     pub fn entities(&self, offset: u64, limit: u32) -> Result<Vec<Entity>, Fault> {
-        let rows = self.view.scan_from(KeyRange::prefix(&layout::ENTITY_PREFIX), offset);
-        rows.take(limit as usize)
-            .map(|row| {
-                let (key, value) = row?;
-                self.entity_of(ApiKeyId(layout::row_id(&key)?), layout::decode(&value)?)
+        let keys = self.view.keys(KeyRange::prefix(&layout::ENTITY_PREFIX), offset);
+        keys.take(limit as usize)
+            .map(|key| {
+                let key = key?;
+                let row =
+                    self.load(&key)?.ok_or_else(|| layout::damaged("an API key's row", "a scan alone finds it"))?;
+                self.entity_of(ApiKeyId(layout::row_id(&key)?), row)
             })
             .collect()
     }
@@ -212,8 +214,8 @@ pub struct Keys<V: View> {
 impl<V: View> Keys<V> {
     fn read_ahead(&mut self) -> Result<(), Fault> {
         let mut read_bytes = 0;
-        for row in self.view.scan_from(self.range.clone(), self.skip) {
-            let (row_key, _) = row?;
+        for row_key in self.view.keys(self.range.clone(), self.skip) {
+            let row_key = row_key?;
             read_bytes += row_key.len();
             let key_start = row_key.len() - layout::client_key(&row_key)?.len();
             self.read.push_back(StoredKey { row_key, key_start });

@@ -95,9 +95,9 @@ pub trait Read {
 
 /// A consistent picture of the whole map, at the commit that was the last when it was taken.
 pub trait View: Read + Clone + Send + Sync + 'static {
-    /// As [`Read::scan`], but without the first `offset` rows, which cost less than those that are taken. An error among
-    /// them is not passed over.
-    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_;
+    /// The keys of `range` in ascending order, without the first `offset`, which cost less than those that are taken. An error
+    /// among them is not passed over. Long values are not read.
+    fn keys(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Bytes>> + Send + '_;
 }
 
 /// The one writer's changes, not yet seen by any view. Dropping it discards them.

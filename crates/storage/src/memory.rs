@@ -87,10 +87,10 @@ impl Read for MemoryView {
 }
 
 impl View for MemoryView {
-    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_ {
+    fn keys(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Bytes>> + Send + '_ {
         let mut rows = self.rows.range(&range);
         rows.pass(offset);
-        rows.map(to_row)
+        std::iter::from_fn(move || rows.next_key().map(Ok))
     }
 }
 

@@ -49,7 +49,9 @@ fn made(crashed: bool) -> (Vec<u8>, Rows) {
     for round in 0_u8..4 {
         let mut transaction = engine.begin();
         for number in (0..600).filter(|number: &u32| number.is_multiple_of(u32::from(round) + 1)) {
-            let value: Bytes = vec![round; 60 + number as usize % 50].into();
+            // Some of them longer than a page.
+            let bytes = if number % 150 == 7 { 9_000 } else { 60 + number as usize % 50 };
+            let value: Bytes = vec![round; bytes].into();
             transaction.put(key(number), value.clone());
             rows.insert(key(number), value);
         }
@@ -73,8 +75,8 @@ fn read_back(engine: &DiskEngine, expected: &Rows) -> Result<(), Error> {
     let scanned: Rows = view.scan(KeyRange { start: Bytes::from([]), end: None }).collect::<Result<_, _>>()?;
     assert!(scanned == *expected, "a scan shows other rows than were written");
     let some = expected.len() / 2;
-    let behind: Rows = view.scan_from(KeyRange::prefix(b""), some as u64).collect::<Result<_, _>>()?;
-    assert!(behind.iter().eq(expected.iter().skip(some)), "a scan from an offset shows other rows than were written");
+    let behind: Vec<Bytes> = view.keys(KeyRange::prefix(b""), some as u64).collect::<Result<_, _>>()?;
+    assert!(behind.iter().eq(expected.keys().skip(some)), "keys from an offset are others than were written");
     for number in 0..600 {
         assert!(view.get(&key(number))?.as_ref() == expected.get(&key(number)), "row {number} is not what was written");
     }

@@ -33,7 +33,7 @@ both! {
     a_transaction_reads_its_own_writes,
     a_rollback_undoes_to_the_savepoint_and_no_further,
     scans_are_ordered_and_bounded,
-    a_scan_from_an_offset_begins_behind_so_many_rows,
+    keys_from_an_offset_begin_behind_so_many,
     a_view_never_changes,
     replacing_shows_the_new_rows_alone,
     a_failed_replacement_changes_nothing,

@@ -87,11 +87,11 @@ fn a_full_disk_refuses_even_with_a_cache_too_small_for_the_checkpoint() {
     let engine = open();
     put(&engine, 0..10, 1, 10);
     engine.checkpoint().unwrap();
-    put(&engine, 0..20, 2, 100_000);
-    let refusals = checkpoint_as_space_comes_back(&disk, &engine, 20, 2);
+    put(&engine, 0..40, 2, 100_000);
+    let refusals = checkpoint_as_space_comes_back(&disk, &engine, 40, 2);
     assert!(refusals > 0);
     drop(engine);
-    assert_round(&open().view(), 0..20, 2);
+    assert_round(&open().view(), 0..40, 2);
 }
 
 #[test]

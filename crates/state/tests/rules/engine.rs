@@ -54,8 +54,8 @@ impl Read for PlainView {
 }
 
 impl View for PlainView {
-    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_ {
-        self.scan(range).skip(offset as usize)
+    fn keys(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Bytes>> + Send + '_ {
+        self.scan(range).skip(offset as usize).map(|row| row.map(|(key, _)| key))
     }
 }
 

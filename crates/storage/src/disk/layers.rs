@@ -2,7 +2,7 @@
 
 use std::{iter::Peekable, sync::Arc};
 
-use super::floor::{Floor, FloorScan};
+use super::floor::{Floor, FloorScan, Found, Held};
 use crate::{
     engine::{Bytes, Error, KeyRange, Read, Result, Row, View},
     tree::{Change, Range, Tree},
@@ -64,7 +64,20 @@ impl Layers {
         self.floor.get(key)
     }
 
-    pub(super) fn scan(&self, range: &KeyRange, offset: u64) -> Merge<'_> {
+    /// The rows of `range`, one after the other.
+    pub(super) fn scan<'a>(&'a self, range: &KeyRange) -> impl Iterator<Item = Result<Row>> + Send + use<'a> {
+        let mut rows = self.merge(range, 0);
+        std::iter::from_fn(move || {
+            let row = rows.next()?.and_then(|(key, held)| {
+                let value = self.floor.whole(&key, held)?;
+                Ok((key, value))
+            });
+            Some(row.inspect_err(|_| rows.end()))
+        })
+    }
+
+    /// What [`Layers::scan`] goes through, without the first `offset` rows; a long value's pieces are not read.
+    fn merge(&self, range: &KeyRange, offset: u64) -> Merge<'_> {
         if range.is_empty() {
             return Merge { active: None, frozen: None, floor: None, offset: 0 };
         }
@@ -90,20 +103,20 @@ impl Read for DiskView {
     }
 
     fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
-        self.0.scan(&range, 0)
+        self.0.scan(&range)
     }
 }
 
 impl View for DiskView {
-    fn scan_from(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Row>> + Send + '_ {
-        self.0.scan(&range, offset)
+    fn keys(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Bytes>> + Send + '_ {
+        self.0.merge(&range, offset).map(|row| row.map(|(key, _)| key))
     }
 }
 
 type LayerScan<'a> = Peekable<Range<'a>>;
 
 /// The rows of all layers in ascending order, each from the highest layer that has it.
-pub(super) struct Merge<'a> {
+struct Merge<'a> {
     active: Option<LayerScan<'a>>,
     frozen: Option<LayerScan<'a>>,
     floor: Option<FloorScan<'a>>,
@@ -112,9 +125,9 @@ pub(super) struct Merge<'a> {
 }
 
 impl Iterator for Merge<'_> {
-    type Item = Result<Row>;
+    type Item = Result<Found>;
 
-    fn next(&mut self) -> Option<Result<Row>> {
+    fn next(&mut self) -> Option<Result<Found>> {
         while self.offset > 0 {
             match self.pass() {
                 Ok(0) => return None,
@@ -127,7 +140,7 @@ impl Iterator for Merge<'_> {
 }
 
 impl Merge<'_> {
-    fn step(&mut self) -> Option<Result<Row>> {
+    fn step(&mut self) -> Option<Result<Found>> {
         loop {
             let floor = match self.floor.as_mut().and_then(FloorScan::peek) {
                 Some(Err(_)) => {
@@ -140,8 +153,8 @@ impl Merge<'_> {
             let active = self.active.as_mut().and_then(Peekable::peek).map(|(key, _)| key);
             let frozen = self.frozen.as_mut().and_then(Peekable::peek).map(|(key, _)| key);
             let least = [active, frozen, floor].into_iter().flatten().min()?.clone();
-            if let Some(value) = self.take(&least)? {
-                return Some(Ok((least, value)));
+            if let Some(held) = self.take(&least) {
+                return Some(Ok((least, held)));
             }
         }
     }
@@ -162,21 +175,27 @@ impl Merge<'_> {
         }
     }
 
-    /// Moves every layer past `key`, and answers what the highest of them has there.
-    fn take(&mut self, key: &Bytes) -> Option<Change> {
+    /// Moves every layer past `key`, and answers what the highest of them has there; none when that is a removal.
+    fn take(&mut self, key: &Bytes) -> Option<Held> {
         let floor = self.floor.as_mut().and_then(|rows| match rows.peek() {
             Some(Ok((at, _))) if at == key => rows.next(),
             _ => None,
         });
         let frozen = self.frozen.as_mut().and_then(|rows| rows.next_if(|(at, _)| at == key));
         let active = self.active.as_mut().and_then(|rows| rows.next_if(|(at, _)| at == key));
-        let change = active.or(frozen).map(|(_, change)| change);
-        change.or_else(|| floor.and_then(Result::ok).map(|(_, value)| Some(value)))
+        match active.or(frozen) {
+            Some((_, change)) => change.map(Held::Whole),
+            None => floor.and_then(Result::ok).map(|(_, held)| held),
+        }
     }
 
     /// Yields the floor's error, and nothing after it.
-    fn fail(&mut self, error: Error) -> Option<Result<Row>> {
-        (self.active, self.frozen, self.floor, self.offset) = (None, None, None, 0);
+    fn fail(&mut self, error: Error) -> Option<Result<Found>> {
+        self.end();
         Some(Err(error))
+    }
+
+    fn end(&mut self) {
+        (self.active, self.frozen, self.floor, self.offset) = (None, None, None, 0);
     }
 }

@@ -14,6 +14,7 @@
 mod backend;
 mod floor;
 mod layers;
+mod pieces;
 mod row;
 mod transaction;
 

@@ -36,7 +36,7 @@ impl Read for DiskTransaction<'_> {
     }
 
     fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
-        self.layers.scan(&range, 0)
+        self.layers.scan(&range)
     }
 }
 

@@ -86,20 +86,38 @@ impl<'a> Range<'a> {
     }
 }
 
-impl Iterator for Range<'_> {
-    type Item = (Bytes, Change);
+impl Range<'_> {
+    /// The next row's key, without its value.
+    pub(crate) fn next_key(&mut self) -> Option<Bytes> {
+        let slot = self.step()?;
+        Some(self.key_at(slot))
+    }
 
-    fn next(&mut self) -> Option<(Bytes, Change)> {
+    /// Goes on to the next row, and answers its slot in `leaf`.
+    fn step(&mut self) -> Option<usize> {
         while self.slot >= self.stop {
             if self.stop < self.cells.len() {
                 return None; // the range ends in this leaf
             }
             self.advance()?;
         }
-        self.key.truncate(self.cells.prefix().len());
-        self.key.extend_from_slice(self.cells.suffix(self.slot));
-        let row = (self.key.as_slice().into(), self.leaf.change(self.cells, self.slot));
+        let slot = self.slot;
         self.slot += 1;
-        Some(row)
+        Some(slot)
+    }
+
+    fn key_at(&mut self, slot: usize) -> Bytes {
+        self.key.truncate(self.cells.prefix().len());
+        self.key.extend_from_slice(self.cells.suffix(slot));
+        self.key.as_slice().into()
+    }
+}
+
+impl Iterator for Range<'_> {
+    type Item = (Bytes, Change);
+
+    fn next(&mut self) -> Option<(Bytes, Change)> {
+        let slot = self.step()?;
+        Some((self.key_at(slot), self.leaf.change(self.cells, slot)))
     }
 }
