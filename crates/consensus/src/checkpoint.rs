@@ -127,13 +127,15 @@ impl Gate {
         self.majority_lacks_room.swap(lacks_room, Ordering::Relaxed) != lacks_room
     }
 
-    /// Does what needs room below the store, however long the disk stays full; meanwhile writes are refused.
+    /// Does what needs room below the store, however long the disk stays full; meanwhile writes are refused, and the log gives
+    /// back what it can do without.
     ///
     /// # Errors
     /// Those of an attempt, but for a full disk.
     pub(crate) async fn outlast_full_disk<T, E: StoreError, F: Future<Output = Result<T, E>>>(
         &self,
         what: &str,
+        log: &dyn LocalLog,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, E> {
         loop {
@@ -147,6 +149,7 @@ impl Gate {
             if !self.store_disk_full.swap(true, Ordering::Relaxed) {
                 tracing::error!(path, "disk full: writes are refused until there is room for {what}");
             }
+            log.give_back();
             tokio::time::sleep(DISK_FULL_RETRY).await;
         }
     }
@@ -270,7 +273,7 @@ impl<E: Engine> Checkpointer<E> {
             self.gate.applied_bytes.fetch_sub(covered, Ordering::Relaxed);
             Ok(())
         };
-        self.gate.outlast_full_disk("a checkpoint", attempt).await?;
+        self.gate.outlast_full_disk("a checkpoint", &*self.source.log, attempt).await?;
         self.gate.update_room(self.source.engine.dirty_bytes());
         self.status.send_modify(|status| {
             *status = CheckpointStatus { at: Instant::now(), took: began.elapsed(), count: status.count + 1 };

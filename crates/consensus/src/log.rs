@@ -30,6 +30,9 @@ pub trait LocalLog: Send + Sync + 'static {
     /// present one is for what is `vital`, and for votes.
     fn has_room_for(&self, bytes: u64, vital: bool) -> bool;
 
+    /// Gives the disk back what the log keeps only to be quicker: called where something else lacks room.
+    fn give_back(&self);
+
     /// How many bytes of entries that a checkpoint holds are kept all the same, for members that lag a little.
     fn tail_bytes(&self) -> u64;
 

@@ -138,6 +138,10 @@ mod tests {
             unreachable!("nobody asks here")
         }
 
+        fn give_back(&self) {
+            unreachable!("a purge asks for no room")
+        }
+
         fn stalled_for(&self) -> Duration {
             Duration::ZERO
         }

@@ -248,7 +248,8 @@ impl<E: Engine> RaftStateMachine<TypeConfig> for Machine<E> {
             let (shared, snapshot) = (self.inner.shared(), snapshot.clone());
             env::blocking(&*self.env, move || shared.install(snapshot.pieces()?))
         };
-        let installed = self.gate.outlast_full_disk("a snapshot", attempt).await.map_err(io::Error::other)?;
+        let installed =
+            self.gate.outlast_full_disk("a snapshot", &*self.log, attempt).await.map_err(io::Error::other)?;
         self.inner.adopt(installed);
         self.installs.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -317,6 +317,10 @@ impl LocalLog for DiskLog {
         free_bytes.saturating_add(next_bytes) >= queued_bytes.saturating_add(bytes).saturating_add(kept_bytes)
     }
 
+    fn give_back(&self) {
+        self.shared.files.give_back();
+    }
+
     fn tail_bytes(&self) -> u64 {
         self.tail_bytes
     }

@@ -76,6 +76,8 @@ impl LocalLog for MemoryLog {
         true
     }
 
+    fn give_back(&self) {}
+
     fn tail_bytes(&self) -> u64 {
         self.tail_bytes
     }

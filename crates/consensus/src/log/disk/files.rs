@@ -1,12 +1,15 @@
 //! The segments ahead and behind: a thread that makes the next one before it is needed, and takes the old ones away.
 //!
 //! 1. The sync thread takes the next segment when the present one is full, and then orders one more.
-//! 2. A segment whose entries are all purged is handed over, oldest first. It becomes the spare, or, when there is
-//!    one, is removed. One that a reader still holds is always removed: only a file that nobody reads is overwritten.
-//! 3. The spare, renamed, is the next segment. Its old content does no harm: the CRC of every record covers the
-//!    segment's number. Without a spare, the next segment is filled with zeros.
+//! 2. A segment whose entries are all purged is handed over, oldest first. It becomes a spare, or, when there are as many
+//!    as the last purges have brought, is removed: so many were filled between two purges, and as many will be before the next. A
+//!    purge that brings fewer makes it one spare less. A segment that a reader still holds is always removed: only a file that
+//!    nobody reads is overwritten.
+//! 3. A spare, renamed, is the next segment. Its old content does no harm: the CRC of every record covers the
+//!    segment's number. Without a spare, the next segment is filled with zeros: as much to write again as its entries.
 //! 4. When the disk has no room for it, [`Files::disk_full`] tells those who accept writes, and it is tried again
-//!    every second. What was accepted already has the rest of the present segment.
+//!    every second. What was accepted already has the rest of the present segment. Where the store lacks room, the spares are
+//!    given back.
 
 use std::{
     collections::VecDeque,
@@ -31,6 +34,9 @@ use crate::env::Signal;
 /// How long after the disk was found full it is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 
+/// How many bytes of spares are kept at most, or one segment.
+const SPARE_BYTES_MAX: u64 = 256 << 20;
+
 /// The segments that are not in use.
 pub(super) struct Files {
     disk: Arc<dyn Disk>,
@@ -50,7 +56,9 @@ struct Yard {
     next: Option<Segment>,
     /// The number of the segment to make; none while `next` waits to be taken.
     wanted: Option<u64>,
-    spare: Option<Segment>,
+    spares: Vec<Segment>,
+    /// How many spares are kept.
+    spares_wanted: usize,
     retired: VecDeque<Arc<Segment>>,
     closing: bool,
     stopped: bool,
@@ -60,6 +68,8 @@ struct Yard {
 enum Task {
     Make(u64),
     Retire(Arc<Segment>),
+    /// A spare too many.
+    Remove(Segment),
     Wait,
     Stop,
 }
@@ -115,8 +125,18 @@ impl Files {
     }
 
     /// Takes segments away that hold nothing live, oldest first.
-    pub(super) fn retire(&self, segments: impl IntoIterator<Item = Arc<Segment>>) {
-        self.yard().retired.extend(segments);
+    pub(super) fn retire(&self, segments: Vec<Arc<Segment>>) {
+        let spares_max = usize::try_from(SPARE_BYTES_MAX / self.segment_bytes).unwrap_or(usize::MAX).max(1);
+        let mut yard = self.yard();
+        yard.spares_wanted = segments.len().max(yard.spares_wanted.saturating_sub(1)).clamp(1, spares_max);
+        yard.retired.extend(segments);
+        drop(yard);
+        self.work.raise();
+    }
+
+    /// Gives the disk back what the spares take.
+    pub(super) fn give_back(&self) {
+        self.yard().spares_wanted = 0;
         self.work.raise();
     }
 
@@ -144,13 +164,17 @@ impl Files {
         }
         match yard.wanted {
             // A spare is the next segment at the cost of a rename: when there can be one, that comes first.
-            Some(seq) if yard.spare.is_some() || yard.retired.is_empty() => Task::Make(seq),
-            Some(_) | None => yard.retired.pop_front().map_or(Task::Wait, Task::Retire),
+            Some(seq) if !yard.spares.is_empty() || yard.retired.is_empty() => Task::Make(seq),
+            Some(_) | None => match yard.retired.pop_front() {
+                Some(retired) => Task::Retire(retired),
+                None if yard.spares.len() > yard.spares_wanted => yard.spares.pop().map_or(Task::Wait, Task::Remove),
+                None => Task::Wait,
+            },
         }
     }
 
     fn make(&self, seq: u64) -> io::Result<()> {
-        let spare = self.yard().spare.take();
+        let spare = self.yard().spares.pop();
         let next = match spare {
             None => segment::create(&*self.disk, &self.dir, &self.identity, seq, self.segment_bytes)?,
             Some(spare) => self.revive(seq, spare)?,
@@ -167,7 +191,7 @@ impl Files {
     fn revive(&self, seq: u64, spare: Segment) -> io::Result<Segment> {
         let path = Name::Segment(seq).path(&self.dir);
         if let Err(error) = self.disk.rename(&spare.path, &path) {
-            self.yard().spare = Some(spare);
+            self.yard().spares.push(spare);
             return Err(error);
         }
         self.disk.sync_dir(&self.dir)?;
@@ -176,12 +200,15 @@ impl Files {
 
     fn retire_one(&self, retired: Arc<Segment>) -> io::Result<()> {
         let path = retired.path.clone();
-        let has_spare = self.yard().spare.is_some();
+        let is_wanted = {
+            let yard = self.yard();
+            yard.spares.len() < yard.spares_wanted
+        };
         match Arc::try_unwrap(retired) {
-            Ok(segment) if !has_spare && segment.bytes == self.segment_bytes => {
+            Ok(segment) if is_wanted && segment.bytes == self.segment_bytes => {
                 let spare = Name::Spare(segment.seq).path(&self.dir);
                 self.disk.rename(&path, &spare)?;
-                self.yard().spare = Some(Segment { path: spare, ..segment });
+                self.yard().spares.push(Segment { path: spare, ..segment });
             }
             Ok(_) | Err(_) => self.disk.remove(&path)?,
         }
@@ -202,6 +229,7 @@ pub(super) fn run(shared: &Shared) {
                 Ok(())
             }
             Task::Retire(retired) => files.retire_one(retired),
+            Task::Remove(spare) => files.disk.remove(&spare.path),
             Task::Make(seq) => match files.make(seq) {
                 Ok(()) => {
                     if files.full.swap(false, Ordering::Relaxed) {
