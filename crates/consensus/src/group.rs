@@ -27,9 +27,10 @@ use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::{
     Error,
-    checkpoint::{CheckpointPolicy, CheckpointStatus, Checkpointer, DiskFull, Gate, Source},
+    checkpoint::{CheckpointStatus, Checkpointer, Source},
     env::Env,
     forward::Forwarder,
+    gate::{CheckpointPolicy, DiskFull, Gate},
     heartbeat,
     hold::{self, Hold},
     lag::{Cuts, Cuttable},

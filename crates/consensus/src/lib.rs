@@ -1,7 +1,7 @@
 //! The replicated log: one generic Raft group, built twice. The only crate that names openraft.
 //!
 //! - `group` is the whole; `types` what it speaks of; `error` how it refuses.
-//! - `submit` is the way in, `read` the way out, `state_machine` the middle.
+//! - `submit` is the way in, which `gate` and `room` keep, `read` the way out, `state_machine` the middle.
 //! - `log` holds the two logs, `checkpoint`, `purge` and `lag` keep them short, `watchdog` minds their disk, `transport` carries
 //!   them to peers; `opening` is what must hold between log and state when a group starts.
 //! - `env` hands in the clock, randomness and threads.
@@ -13,6 +13,7 @@ mod forward;
 mod forwarded;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
+mod gate;
 mod group;
 mod heartbeat;
 mod hold;
@@ -32,8 +33,9 @@ mod turns;
 pub mod types;
 mod watchdog;
 
-pub use checkpoint::{CheckpointPolicy, CheckpointStatus, DiskFull};
+pub use checkpoint::CheckpointStatus;
 pub use error::Error;
+pub use gate::{CheckpointPolicy, DiskFull};
 pub use group::{Group, Options, Status};
 pub use membership::{Basis, ChangeError, Member, MemberChange, Members};
 pub use submit::OnFollower;

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     Error,
-    checkpoint::Gate,
+    gate::Gate,
     group::Group,
     state_machine::Machine,
     transport::{

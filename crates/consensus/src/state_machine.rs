@@ -34,8 +34,8 @@ use storage::{Engine, View};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
-    checkpoint::Gate,
     env::{self, Env},
+    gate::Gate,
     log::{LocalLog, noted, weight::entry_bytes},
     purge::Pins,
     snapshot::{Snapshot, SnapshotData},
@@ -136,7 +136,7 @@ impl<E: Engine> Machine<E> {
         }
         transaction.commit()?;
         self.samples.extend(applied.into_iter());
-        self.gate.applied(bytes, self.inner.engine().dirty_bytes());
+        self.gate.applied(bytes, &self.inner.engine().backlog());
         for (responder, reply) in answers {
             responder.send(reply);
         }
@@ -349,8 +349,8 @@ mod tests {
             self.memory.checkpointed()
         }
 
-        fn dirty_bytes(&self) -> u64 {
-            self.memory.dirty_bytes()
+        fn backlog(&self) -> storage::Backlog {
+            self.memory.backlog()
         }
     }
 

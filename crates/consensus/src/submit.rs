@@ -36,9 +36,9 @@ use tokio::{
 
 use crate::{
     Error,
-    checkpoint::Gate,
     env::Env,
     forward::{Forwarder, Size},
+    gate::Gate,
     group::Group,
     state_machine::Machine,
     turns::{Turns, Waiting},

@@ -84,6 +84,17 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
+/// What an engine holds that no checkpoint has made durable, in bytes of keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// What was changed since the last checkpoint began: for the next one.
+    pub active_bytes: u64,
+    /// What a checkpoint is writing, and what the memory holds until that ends.
+    pub frozen_bytes: u64,
+    /// Of [`Backlog::frozen_bytes`], what is likely to be written by now.
+    pub written_bytes: u64,
+}
+
 /// Reading, from a [`View`] or from inside a [`Transaction`].
 pub trait Read {
     /// The value at `key`.
@@ -158,6 +169,12 @@ pub trait Engine: Send + Sync + 'static {
     /// What the last checkpoint made durable: what a restart would find. Does not block.
     fn checkpointed(&self) -> Self::View;
 
-    /// How much the next checkpoint has to write, in bytes of keys and values: 0 for an engine without a disk.
-    fn dirty_bytes(&self) -> u64;
+    /// What waits for the disk: nothing, for an engine without one.
+    fn backlog(&self) -> Backlog;
+
+    /// How much that is.
+    fn dirty_bytes(&self) -> u64 {
+        let Backlog { active_bytes, frozen_bytes, written_bytes: _ } = self.backlog();
+        active_bytes + frozen_bytes
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    engine::{Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View},
+    engine::{Backlog, Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View},
     tree::{Change, Tree},
     turn::{Turn, TurnGuard},
 };
@@ -65,8 +65,8 @@ impl Engine for MemoryEngine {
         self.view()
     }
 
-    fn dirty_bytes(&self) -> u64 {
-        0
+    fn backlog(&self) -> Backlog {
+        Backlog::default()
     }
 }
 

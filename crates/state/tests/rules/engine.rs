@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use storage::{Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View};
+use storage::{Backlog, Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
@@ -127,7 +127,7 @@ impl Engine for PlainEngine {
         self.durable.lock().unwrap().clone()
     }
 
-    fn dirty_bytes(&self) -> u64 {
-        0
+    fn backlog(&self) -> Backlog {
+        Backlog::default()
     }
 }

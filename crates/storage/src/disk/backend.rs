@@ -32,10 +32,12 @@ pub(super) struct Backend {
     unsynced_bytes: AtomicU64,
 }
 
-/// What the owner of a [`Backend`] keeps: how far the file has grown, whether it may fail to, and whether it has.
+/// What the owner of a [`Backend`] keeps: how far the file has grown, whether it may fail to, and whether it has; and how much was
+/// written to it.
 #[derive(Debug, Default)]
 pub(super) struct Space {
     file_bytes: AtomicU64,
+    written_bytes: AtomicU64,
     tentative: AtomicBool,
     short: AtomicBool,
     shortage: Mutex<Shortage>,
@@ -52,6 +54,11 @@ impl Space {
     /// The file's length.
     pub(super) fn file_bytes(&self) -> u64 {
         self.file_bytes.load(Ordering::Acquire)
+    }
+
+    /// What was written to the file since it was opened.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
     }
 
     /// From now on what is written can still be undone.
@@ -103,6 +110,7 @@ impl Backend {
             let (piece, rest) = data.split_at(usize::try_from(left).map_or(data.len(), |left| left.min(data.len())));
             self.file.write_all_at(piece, offset)?;
             self.unsynced_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            self.space.written_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if piece.len() as u64 == left {
                 self.sync()?;
             }

@@ -131,6 +131,11 @@ impl Store {
         })
     }
 
+    /// What was written to the file since it was opened, in bytes.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.space.written_bytes()
+    }
+
     fn begin(&self) -> Result<WriteTransaction> {
         let mut transaction = self.database.begin_write().map_err(|error| self.error("write to", error))?;
         transaction.set_quick_repair(true);

@@ -15,6 +15,7 @@ mod backend;
 mod floor;
 mod layers;
 mod pieces;
+mod progress;
 mod row;
 mod transaction;
 
@@ -29,13 +30,14 @@ use arc_swap::ArcSwap;
 use self::{
     floor::{Floor, Store},
     layers::{Layer, Layers},
+    progress::Progress,
 };
 pub use self::{
     layers::DiskView,
     transaction::{DiskSavepoint, DiskTransaction},
 };
 use crate::{
-    engine::{Engine, Error, Result, Row},
+    engine::{Backlog, Engine, Error, Result, Row},
     fs::Disk,
     turn::Turn,
 };
@@ -69,6 +71,7 @@ pub struct DiskEngine {
     writer: Turn,
     /// Held while the floor is written.
     checkpointing: Mutex<()>,
+    progress: Progress,
 }
 
 impl DiskEngine {
@@ -98,6 +101,7 @@ impl DiskEngine {
             published: ArcSwap::from_pointee(durable(floor)),
             writer: Turn::default(),
             checkpointing: Mutex::new(()),
+            progress: Progress::default(),
         })
     }
 
@@ -109,6 +113,7 @@ impl DiskEngine {
             return None;
         }
         let frozen = now.active.clone();
+        self.progress.begin(frozen.bytes(), now.floor.store().written_bytes());
         let layers = Layers { active: Layer::default(), frozen: Some(frozen.clone()), floor: now.floor.clone() };
         self.published.store(Arc::new(layers));
         Some((frozen, now.floor.clone()))
@@ -189,6 +194,7 @@ impl Engine for DiskEngine {
         match ready(&DiskView(Arc::new(upcoming))).and_then(|()| write(floor.store(), &frozen)) {
             Ok(floor) => {
                 let floor = Arc::new(floor);
+                self.progress.end(frozen.bytes(), floor.store().written_bytes());
                 self.sink(floor.clone());
                 Ok(DiskView(Arc::new(durable(floor))))
             }
@@ -203,9 +209,11 @@ impl Engine for DiskEngine {
         DiskView(Arc::new(durable(self.published.load().floor.clone())))
     }
 
-    fn dirty_bytes(&self) -> u64 {
+    fn backlog(&self) -> Backlog {
         let now = self.published.load();
-        now.active.bytes() + now.frozen.as_ref().map_or(0, Layer::bytes)
+        let frozen_bytes = now.frozen.as_ref().map_or(0, Layer::bytes);
+        let written_bytes = self.progress.written(frozen_bytes, now.floor.store().written_bytes());
+        Backlog { active_bytes: now.active.bytes(), frozen_bytes, written_bytes }
     }
 }
 

@@ -1,0 +1,228 @@
+//! What lets proposals through, makes them wait, or refuses them: room in memory, and room on the disk.
+//!
+//! 1. When writes come faster than checkpoints write them, the gate closes before the engine's memory passes its bound:
+//!    proposals wait, none is dropped. It is asked for each entry, so that scopes take turns also then (`turns.rs`).
+//! 2. What finds the disk full, a checkpoint or a snapshot's installation, is tried again until there is room; until then writes
+//!    are refused. So are they where a majority of the members has none.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use storage::Backlog;
+use tokio::sync::{Notify, watch};
+
+use crate::log::LocalLog;
+
+/// How long to wait before what found the disk full is tried again.
+const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// Asks a log whether it has no room to grow. Called for every proposal: it must be quick.
+pub type DiskFull = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// When to make a checkpoint, and how much may wait for one.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointPolicy {
+    /// After this many bytes of applied commands.
+    pub applied_bytes: u64,
+    /// After this time, when anything was applied.
+    pub interval: Duration,
+    /// The most that the engine may hold that no checkpoint has written, in bytes: past it, proposals wait.
+    pub dirty_bytes_max: u64,
+}
+
+impl CheckpointPolicy {
+    /// Whether the engine may take more. Until a checkpoint ends, the memory holds what it is writing. Of what is left beside
+    /// that, one half may be filled at any time, and the other as far as the checkpoint has come: who writes faster than
+    /// the disk takes it waits a little for each write, and not for seconds at the end.
+    fn has_room(&self, backlog: &Backlog) -> bool {
+        let Backlog { active_bytes, frozen_bytes, written_bytes } = *backlog;
+        let left_bytes = self.dirty_bytes_max.saturating_sub(frozen_bytes);
+        let paced_bytes = u128::from(left_bytes / 2);
+        let allowed_bytes = match frozen_bytes {
+            0 => u128::from(left_bytes),
+            _ => {
+                u128::from(left_bytes) - paced_bytes
+                    + paced_bytes * u128::from(written_bytes) / u128::from(frozen_bytes)
+            }
+        };
+        u128::from(active_bytes) < allowed_bytes
+    }
+}
+
+/// An error that can be a full disk below the store.
+pub(crate) trait StoreError {
+    /// The file that finds no room, when that is what it is.
+    fn full_disk(&self) -> Option<&str>;
+}
+
+impl StoreError for storage::Error {
+    fn full_disk(&self) -> Option<&str> {
+        match self {
+            Self::DiskFull { path } => Some(path),
+            Self::Io { .. } | Self::Corrupt { .. } => None,
+        }
+    }
+}
+
+impl StoreError for state::snapshot::Error {
+    fn full_disk(&self) -> Option<&str> {
+        match self {
+            Self::Storage(error) => error.full_disk(),
+            Self::Source(_) | Self::Invalid { .. } => None,
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Gate {
+    applied_bytes: AtomicU64,
+    policy: CheckpointPolicy,
+    due: Notify,
+    open: watch::Sender<bool>,
+    store_disk_full: AtomicBool,
+    log_disk_full: DiskFull,
+    majority_lacks_room: AtomicBool,
+}
+
+impl Gate {
+    pub(crate) fn new(policy: CheckpointPolicy, log_disk_full: DiskFull) -> Self {
+        Self {
+            applied_bytes: AtomicU64::new(0),
+            policy,
+            due: Notify::new(),
+            open: watch::Sender::new(true),
+            store_disk_full: AtomicBool::new(false),
+            log_disk_full,
+            majority_lacks_room: AtomicBool::new(false),
+        }
+    }
+
+    /// When checkpoints are due, and how much may wait for one.
+    pub(crate) fn policy(&self) -> &CheckpointPolicy {
+        &self.policy
+    }
+
+    /// Whether the log or the store has no room to grow.
+    pub(crate) fn disk_full(&self) -> bool {
+        (self.log_disk_full)() || self.store_disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether a proposal that needs room could not be committed, for want of room here or on a majority.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.disk_full() || self.majority_lacks_room.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether no majority of the voters has room; true when that is news.
+    pub(crate) fn note_majority(&self, lacks_room: bool) -> bool {
+        self.majority_lacks_room.swap(lacks_room, Ordering::Relaxed) != lacks_room
+    }
+
+    /// Does what needs room below the store, however long the disk stays full; meanwhile writes are refused, and the log gives
+    /// back what it can do without.
+    ///
+    /// # Errors
+    /// Those of an attempt, but for a full disk.
+    pub(crate) async fn outlast_full_disk<T, E: StoreError, F: Future<Output = Result<T, E>>>(
+        &self,
+        what: &str,
+        log: &dyn LocalLog,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        loop {
+            let outcome = attempt().await;
+            let Some(path) = outcome.as_ref().err().and_then(E::full_disk) else {
+                if self.store_disk_full.swap(false, Ordering::Relaxed) {
+                    tracing::info!("disk has room again: writes go on");
+                }
+                return outcome;
+            };
+            if !self.store_disk_full.swap(true, Ordering::Relaxed) {
+                tracing::error!(path, "disk full: writes are refused until there is room for {what}");
+            }
+            log.give_back();
+            tokio::time::sleep(DISK_FULL_RETRY).await;
+        }
+    }
+
+    /// Waits while the engine holds as much as it may.
+    pub(crate) async fn room(&self) {
+        self.until(true).await;
+    }
+
+    /// Returns when the engine holds as much as it may.
+    pub(crate) async fn closed(&self) {
+        self.until(false).await;
+    }
+
+    async fn until(&self, open: bool) {
+        if *self.open.borrow() == open {
+            return;
+        }
+        // The sender lives in `self`: the channel cannot be closed.
+        drop(self.open.subscribe().wait_for(|is_open| *is_open == open).await);
+    }
+
+    /// Notes that commands of this size were applied, and what the engine now holds.
+    pub(crate) fn applied(&self, bytes: u64, backlog: &Backlog) {
+        self.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.is_due(backlog) {
+            self.due.notify_one();
+        }
+        self.update_room(backlog);
+    }
+
+    /// Returns when a checkpoint may be due.
+    pub(crate) async fn due(&self) {
+        self.due.notified().await;
+    }
+
+    /// The size of the commands that no checkpoint holds yet.
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a checkpoint holds commands of this size.
+    pub(crate) fn covered(&self, bytes: u64) {
+        self.applied_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Removals weigh little in the log and much in the engine, overwrites the other way round: either counts.
+    pub(crate) fn is_due(&self, backlog: &Backlog) -> bool {
+        let dirty_bytes = backlog.active_bytes + backlog.frozen_bytes;
+        self.applied_bytes.load(Ordering::Relaxed).max(dirty_bytes) >= self.policy.applied_bytes
+    }
+
+    /// Opens or closes, as there is room.
+    pub(crate) fn update_room(&self, backlog: &Backlog) {
+        let open = self.policy.has_room(backlog);
+        self.open.send_if_modified(|current| std::mem::replace(current, open) != open);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_room_is_there_at_once_and_the_rest_as_the_checkpoint_goes_on() {
+        let policy = CheckpointPolicy { applied_bytes: 0, interval: Duration::MAX, dirty_bytes_max: 1_000 };
+        let most = |frozen_bytes, written_bytes| {
+            let has_room = |active_bytes: &u64| {
+                policy.has_room(&Backlog { active_bytes: *active_bytes, frozen_bytes, written_bytes })
+            };
+            (0..2_000).find(|active_bytes| !has_room(active_bytes)).unwrap_or(u64::MAX)
+        };
+        assert_eq!(most(0, 0), 1_000, "no checkpoint runs");
+        assert_eq!([0, 100, 200].map(|written| most(200, written)), [400, 600, 800]);
+        assert_eq!([0, 900].map(|written| most(900, written)), [50, 100]);
+        assert_eq!([1_000, 1_500].map(|frozen| most(frozen, 700)), [0, 0]);
+        let unbounded = CheckpointPolicy { dirty_bytes_max: u64::MAX, ..policy };
+        assert!(unbounded.has_room(&Backlog { active_bytes: 1 << 50, frozen_bytes: 1 << 50, written_bytes: 0 }));
+    }
+}

@@ -1,0 +1,119 @@
+//! Who writes faster than the disk takes it waits for the checkpoint to go on, not for its end.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use consensus::{
+    CheckpointPolicy, Group, Options,
+    env::System,
+    log::memory::MemoryLog,
+    transport::wire::{GroupId, Solitary},
+    types::{MemberId, Peer},
+};
+use state::{
+    apply::StateMachine,
+    command::{Command, Data, Write},
+    ids::{ApiKeyId, Keyspace, ScopeId},
+    kv::Key,
+};
+use storage::{Backlog, Engine, MemoryEngine, Row};
+use tokio::time::{Instant, timeout};
+
+/// What an engine would say whose checkpoint takes as long as the test likes.
+struct Slow {
+    rows: MemoryEngine,
+    backlog: Arc<Mutex<Backlog>>,
+    began: mpsc::Sender<()>,
+    goes_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Engine for Slow {
+    type View = <MemoryEngine as Engine>::View;
+    type Transaction<'a> = <MemoryEngine as Engine>::Transaction<'a>;
+
+    fn view(&self) -> Self::View {
+        self.rows.view()
+    }
+
+    fn begin(&self) -> Self::Transaction<'_> {
+        self.rows.begin()
+    }
+
+    fn replace<E: From<storage::Error>>(&self, rows: impl Iterator<Item = Result<Row, E>>) -> Result<(), E> {
+        self.rows.replace(rows)
+    }
+
+    fn checkpoint_when(&self, ready: impl FnOnce(&Self::View) -> storage::Result<()>) -> storage::Result<Self::View> {
+        let view = self.rows.checkpoint_when(ready)?;
+        *self.backlog.lock().unwrap() = Backlog { active_bytes: 300, frozen_bytes: 600, written_bytes: 0 };
+        self.began.send(()).unwrap();
+        self.goes_on.lock().unwrap().recv().unwrap();
+        *self.backlog.lock().unwrap() = Backlog::default();
+        Ok(view)
+    }
+
+    fn checkpointed(&self) -> Self::View {
+        self.rows.checkpointed()
+    }
+
+    fn backlog(&self) -> Backlog {
+        *self.backlog.lock().unwrap()
+    }
+}
+
+fn bump() -> Command {
+    let writes = vec![Write::Bump { key: Key::new("n", 10).unwrap(), delta: 1 }];
+    Command::Data(Data { scope: ScopeId::ROOT, api_key: ApiKeyId::ROOT, request: None, quota_bytes: None, writes })
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
+    let (began, has_begun) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    let backlog = Arc::new(Mutex::new(Backlog { active_bytes: 600, ..Backlog::default() }));
+    let engine = Slow { rows: MemoryEngine::new(), backlog: backlog.clone(), began, goes_on: Mutex::new(goes_on) };
+    let machine = StateMachine::open(Arc::new(engine), Keyspace::Values).unwrap();
+    let options = Options {
+        group: GroupId::Values,
+        member: MemberId::from(1),
+        heartbeat: Duration::from_millis(50),
+        election_timeout: Duration::from_millis(150),
+        // Due at once, and bounded to as much beside the 600 that are being written as half of 400, and then all of it.
+        checkpoints: CheckpointPolicy {
+            applied_bytes: 500,
+            interval: Duration::from_secs(3_600),
+            dirty_bytes_max: 1_000,
+        },
+        log_disk_full: Arc::new(|| false),
+        quiet: Duration::ZERO,
+        spool: None,
+        state_bytes_max: u64::MAX,
+    };
+    let group = Group::start(options, MemoryLog::default(), Solitary, machine, Arc::new(System::new())).await.unwrap();
+    group.found([(group.member(), Peer::default())].into()).await.unwrap();
+    group.await_serving(Duration::from_secs(10)).await.unwrap();
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
+
+    // The gate may not have looked yet: one write shows it what there is.
+    group.submit(bump(), soon()).await.unwrap();
+    let mut waits = Box::pin(group.submit(bump(), soon()));
+    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "300 are more than 200");
+    backlog.lock().unwrap().written_bytes = 299;
+    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "300 are more than 299");
+    backlog.lock().unwrap().written_bytes = 310;
+    timeout(Duration::from_secs(10), waits).await.expect("there is room for more").unwrap();
+    assert_eq!(group.checkpoints().count, 0, "the checkpoint is not done");
+
+    go_on.send(()).unwrap();
+    drop(go_on);
+    timeout(Duration::from_secs(10), group.submit(bump(), soon())).await.unwrap().unwrap();
+    group.shutdown().await;
+}
