@@ -109,18 +109,24 @@ pub(crate) struct Clients {
     pending: BTreeMap<u64, (u64, Pending)>,
     waited: BTreeMap<u64, Option<Answer>>,
     next_value: i64,
+    /// How many times as long values are as usually, and quotas as great.
+    pub(crate) scale: u64,
     pub(crate) history: History,
     /// What was wrong by itself.
     pub(crate) findings: Vec<String>,
     pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
-/// The text of a number, of a length of its own.
-fn text(number: i64, is_counter: bool) -> String {
+/// How many times as long values are in runs of long ones: most of them then fit no page of the store's file.
+const LONG: u64 = 60;
+
+/// The text of a number, of a length of its own, up to 192 bytes times `scale`.
+fn text(number: i64, is_counter: bool, scale: u64) -> String {
     if is_counter {
         number.to_string()
     } else {
-        format!("{number:0width$}", width = 12 + (number.unsigned_abs() * 7_919 % 180) as usize)
+        let width = (12 + number.unsigned_abs() * 7_919 % 180) * scale;
+        format!("{number:0width$}", width = usize::try_from(width).expect("not so long"))
     }
 }
 
@@ -137,7 +143,8 @@ pub(crate) fn keys(store: Store) -> Vec<String> {
 }
 
 impl Clients {
-    pub(crate) fn new(net: Net, nodes: usize, clients: usize, root_key: &str, dice: Dice, trace: Trace) -> Self {
+    pub(crate) fn new(net: Net, nodes: usize, clients: usize, root_key: &str, mut dice: Dice, trace: Trace) -> Self {
+        let scale = if dice.chance(250) { LONG } else { 1 };
         Self {
             net,
             place: nodes,
@@ -150,6 +157,7 @@ impl Clients {
             pending: BTreeMap::new(),
             waited: BTreeMap::new(),
             next_value: 0,
+            scale,
             history: History::default(),
             findings: Vec::new(),
             counts: BTreeMap::new(),
@@ -262,18 +270,18 @@ impl Clients {
 
     fn ask_single(&mut self, now: u64, client: Option<usize>, tenant: usize, store: Store, key: String, asked: Asked) {
         let to = self.any_node();
-        let counter = is_counter(&key);
+        let text = |number| text(number, is_counter(&key), self.scale);
         let root = if store == Store::Values { path::VS } else { path::CACHE };
         let legacy = if store == Store::Values { "" } else { path::CACHE };
         let (below, body) = match asked {
             Asked::Get => (format!("{root}{}", path::GET), json!({"key": key})),
-            Asked::Set(value) => (root.to_owned(), json!({"key": key, "value": text(value, counter)})),
+            Asked::Set(value) => (root.to_owned(), json!({"key": key, "value": text(value)})),
             Asked::SetNx(value) => {
-                (format!("{root}{}", path::SETNX), json!({"key": key, "value": text(value, counter)}))
+                (format!("{root}{}", path::SETNX), json!({"key": key, "value": text(value)}))
             }
             Asked::Cas { old, new } => (
                 format!("{root}{}", path::CAS),
-                json!({"key": key, "old_value": text(old, counter), "new_value": text(new, counter)}),
+                json!({"key": key, "old_value": text(old), "new_value": text(new)}),
             ),
             Asked::Delete => (format!("{legacy}/delete"), json!({"key": key})),
             Asked::Bump(by) => (format!("{root}{}", path::BUMP), json!({"key": key, "value": by.to_string()})),

@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(crate) const SECRET: &str = "a simulated cluster's secret, of no use anywhere else";
 /// Small, so that checkpoints, snapshots and the turn of log segments all happen within a run.
 const SETTINGS: &str = "log_level = \"off\"\ncheckpoint_bytes = 65536\ncheckpoint_interval_ms = 1500\n\
-    log_segment_bytes = 1048576\nlog_tail_bytes = 16384\nmax_value_size = 4096\nbody_bytes_in_flight_max = 4194304\n\
+    log_segment_bytes = 1048576\nlog_tail_bytes = 16384\nmax_value_size = 16384\nbody_bytes_in_flight_max = 4194304\n\
     request_timeout_ms = 3000\n";
 
 /// What became of a process.

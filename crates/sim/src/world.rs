@@ -31,7 +31,7 @@ const MS_NS: u64 = 1_000_000;
 const TICK_NS: u64 = MS_NS;
 /// When the simulated time begins, in milliseconds since the Unix epoch.
 const EPOCH_MS: u64 = 1_800_000_000_000;
-/// The greatest quota that a tenant gets: about what its keys and values weigh, so that it is met again and again.
+/// The greatest quota that a tenant gets, where values are not longer than usually: about what its keys and values weigh, so that it is met again and again.
 const QUOTA_BYTES_MAX: u64 = 700;
 /// How often invariants of the nodes' states are looked at.
 const LOOK_TICKS: u64 = 16;
@@ -399,7 +399,9 @@ impl World {
                 self.clients.administer(now, place, (Method::POST, path::CLUSTER_TRANSFER, Some(json!({}))));
             }
             Fault::ChangeLimits => {
-                let (disk, memory) = (dice.between(0, QUOTA_BYTES_MAX), dice.between(0, QUOTA_BYTES_MAX));
+                let scale = self.clients.scale;
+                let mut quota = || dice.between(0, QUOTA_BYTES_MAX) * scale;
+                let (disk, memory) = (quota(), quota());
                 let tenant = usize::try_from(dice.below(self.clients.tenants.len() as u64)).expect("an index");
                 self.clients.change_limits(self.now_ns, tenant, disk, memory);
             }

@@ -114,7 +114,9 @@ impl World {
         let name = format!("tenant {}", self.clients.tenants.len());
         let made = self.insist(0, None, (Method::POST, path::ADMIN_CREATE, Some(json!({"key_name": name}))))?;
         let key = made["key"].as_str().unwrap_or_default().to_owned();
-        let quota = (self.dice.between(150, QUOTA_BYTES_MAX), self.dice.between(150, QUOTA_BYTES_MAX));
+        let scale = self.clients.scale;
+        let mut quota = || self.dice.between(150, QUOTA_BYTES_MAX) * scale;
+        let quota = (quota(), quota());
         let limits = json!({
             "api_key": key,
             "limits": {"bytes_on_disk": quota.0, "bytes_in_memory": quota.1, "rate_per_second_data_limit": 1_000_000},
