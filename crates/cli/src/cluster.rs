@@ -78,7 +78,25 @@ fn print(cluster: &Cluster, out: &mut Output) -> std::io::Result<()> {
             None => rows.push(["", "", "cache", "none", "", "", "", "", ""].map(str::to_owned)),
         }
     }
-    out.table(["NODE", "ADDRESS", "GROUP", "ROLE", "TERM", "LAST", "APPLIED", "LAG", "HEARD"], rows)
+    out.table(["NODE", "ADDRESS", "GROUP", "ROLE", "TERM", "LAST", "APPLIED", "LAG", "HEARD"], rows)?;
+    let caches = cluster.nodes.iter().filter_map(|node| Some((node.cache.as_ref()?, node.reachable)));
+    let groups = [
+        lacks_majority("values", cluster.nodes.iter().map(|node| (&node.values, node.reachable))),
+        lacks_majority("cache", caches),
+    ];
+    groups.into_iter().flatten().try_for_each(|remark| out.remark(&remark))
+}
+
+/// What to say of a group too few of whose voters answer: whoever led it may still call itself so.
+fn lacks_majority<'a>(group: &str, members: impl Iterator<Item = (&'a ClusterMember, bool)>) -> Option<String> {
+    let (mut voters, mut reachable) = (0, 0);
+    for (member, is_reachable) in members {
+        let votes = member.role != Role::Learner;
+        voters += usize::from(votes);
+        reachable += usize::from(votes && is_reachable);
+    }
+    (reachable * 2 <= voters)
+        .then(|| format!("{group}: {reachable} of {voters} voters answer, which is no majority: nothing is served"))
 }
 
 fn row(node: &str, address: &str, group: &str, member: &ClusterMember, is_reachable: bool) -> [String; 9] {
@@ -104,4 +122,26 @@ fn row(node: &str, address: &str, group: &str, member: &ClusterMember, is_reacha
         number(member.lag),
         heard,
     ]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_group_without_a_majority_is_told() {
+        let member = |role: &str| -> ClusterMember {
+            serde_json::from_value(json!({"role": role, "incarnation": 0, "generation": 0})).unwrap()
+        };
+        let (leader, voter, learner) = (member("leader"), member("voter"), member("learner"));
+        let say = |members: &[(&ClusterMember, bool)]| lacks_majority("values", members.iter().copied());
+        assert_eq!(say(&[(&leader, true), (&voter, true), (&voter, false)]), None);
+        assert_eq!(say(&[(&leader, true), (&learner, false), (&learner, false)]), None);
+        let told = say(&[(&leader, true), (&voter, false), (&voter, false), (&learner, true)]).unwrap();
+        assert!(told.starts_with("values: 1 of 3 voters answer"), "{told}");
+        assert!(say(&[(&voter, true), (&voter, false)]).is_some());
+    }
 }

@@ -158,6 +158,9 @@ impl Failure {
             Self::Client(Error::Unreachable { reason, .. }) if reason.contains("certificate") => {
                 "does the URL name the node as its certificate does? --ca FILE trusts a private authority"
             }
+            Self::Client(Error::Unreachable { reason, .. }) if reason.contains("InvalidContentType") => {
+                "does the node speak HTTPS? Try the URL with http://"
+            }
             Self::Client(Error::Unreachable { .. }) => "is a node running there? Check --url, or INSIDB_URL",
             Self::Client(Error::Interrupted { .. }) => "nothing was changed; try again",
             Self::Client(Error::OutcomeUnknown { .. }) => {
@@ -241,14 +244,14 @@ fn config_hint(error: &ConfigError) -> &'static str {
 pub(crate) fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
     let hint = match code {
         Code::Unauthorized => {
-            "the API key is unknown, deleted or expired, or is not the root key, which `keys`, and `limits` for a key, \
-             need: check --key, INSIDB_API_KEY, or run `insic login` again"
+            "check --key, INSIDB_API_KEY, or run `insic login` again; `keys`, and `limits` for a key, need the root key"
         }
         Code::AddressForbidden => "this machine's address is not among the node's permitted_ips",
         Code::DiskQuotaExceeded | Code::MemoryQuotaExceeded => {
             "delete what is not needed, or have the limit raised: `insic limits set`"
         }
         Code::TooManyAliases => "delete one that is not needed: `insic alias list`, `insic alias delete`",
+        Code::ApiKeyNotFound => "keys are named by their UUID, or by themselves: `insic keys list` shows the UUIDs",
         Code::AliasCannotCreate => "use the key that this alias belongs to",
         Code::RouteNotFound | Code::MethodNotAllowed => {
             "is this the right listener? Commands on keys need --admin-url, all others --url"
@@ -270,7 +273,6 @@ pub(crate) fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
         | Code::SumOutOfRange
         | Code::Forbidden
         | Code::KeyNotFound
-        | Code::ApiKeyNotFound
         | Code::KeyExists
         | Code::ValueDiffers
         | Code::UrlTooLong

@@ -1,7 +1,7 @@
 //! get, set, setnx, cas, delete, ls on either store, and bump on values.
 
 use clap::{Args, Subcommand};
-use insidb_client::{Answer, Keyspace, Store};
+use insidb_client::{Answer, Code, Keyspace, Store};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -212,7 +212,12 @@ async fn print_keys<S: Keyspace>(list: List, store: &Store<S>, out: &mut Output)
     }
     let mut printed = 0;
     while printed < keys_max
-        && let Some(key) = cursor.next().await?
+        && let Some(key) = cursor.next().await.map_err(|error| match error.code() {
+            Some(Code::InvalidParameter) if list.prefix.is_empty() => {
+                Failure::usage(error, "name a prefix: `insic ls PREFIX`. Only the root key may leave it out")
+            }
+            _ => error.into(),
+        })?
     {
         match (out.json, printed) {
             (false, _) => out.key(&key)?,

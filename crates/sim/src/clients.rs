@@ -276,13 +276,10 @@ impl Clients {
         let (below, body) = match asked {
             Asked::Get => (format!("{root}{}", path::GET), json!({"key": key})),
             Asked::Set(value) => (root.to_owned(), json!({"key": key, "value": text(value)})),
-            Asked::SetNx(value) => {
-                (format!("{root}{}", path::SETNX), json!({"key": key, "value": text(value)}))
+            Asked::SetNx(value) => (format!("{root}{}", path::SETNX), json!({"key": key, "value": text(value)})),
+            Asked::Cas { old, new } => {
+                (format!("{root}{}", path::CAS), json!({"key": key, "old_value": text(old), "new_value": text(new)}))
             }
-            Asked::Cas { old, new } => (
-                format!("{root}{}", path::CAS),
-                json!({"key": key, "old_value": text(old), "new_value": text(new)}),
-            ),
             Asked::Delete => (format!("{legacy}/delete"), json!({"key": key})),
             Asked::Bump(by) => (format!("{root}{}", path::BUMP), json!({"key": key, "value": by.to_string()})),
         };

@@ -90,7 +90,7 @@ fn supervise(cluster: Cluster, environment: &Environment) -> anyhow::Result<()> 
     let count = cluster.nodes.len();
     if count.is_multiple_of(2) {
         process::say(&format!(
-            "{count} nodes survive the failure of {}, no more than {} do: an odd number is better, 3 to see failover",
+            "{count} nodes go on when {} of them fail, as {} would: take an odd number, 3 to see failover",
             count / 2 - 1,
             count - 1
         ));
