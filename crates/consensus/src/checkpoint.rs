@@ -5,7 +5,7 @@
 //! 2. A checkpoint becomes durable only when the log is durable as far as it comes: what is committed is applied also
 //!    where this member's own log has not synced it yet, and a store ahead of its log looks like one whose log was lost.
 //! 3. The checkpoint is Raft's snapshot: openraft is told of it, and the log purged no further than that (`purge.rs`).
-//! 4. While the gate is closed, the checkpoint lets it look again and again how far it has come.
+//! 4. While the gate is closed, it looks again and again how far the checkpoint has come.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
     types::TypeConfig,
 };
 
-/// How often a closed gate looks how far the checkpoint has come.
+/// How often a closed gate looks whether there is room.
 const PACE: Duration = Duration::from_millis(2);
 
 /// What the checkpointer has done, for metrics and for people.
@@ -110,6 +110,13 @@ fn unreadable(fault: Fault) -> storage::Error {
 impl<E: Engine> Checkpointer<E> {
     /// Runs until the task is aborted; returns only with a fault.
     pub(crate) async fn run(self) -> storage::Error {
+        tokio::select! {
+            fault = self.make_all() => fault,
+            never = self.pace() => never,
+        }
+    }
+
+    async fn make_all(&self) -> storage::Error {
         loop {
             let interval_passed = timeout(self.gate.policy().interval, self.gate.due()).await.is_err();
             let changed = self.gate.applied_bytes() > 0;
@@ -130,10 +137,7 @@ impl<E: Engine> Checkpointer<E> {
             self.gate.covered(covered);
             Ok(())
         };
-        tokio::select! {
-            made = self.gate.outlast_full_disk("a checkpoint", &*self.source.log, attempt) => made?,
-            never = self.pace() => never,
-        }
+        self.gate.outlast_full_disk("a checkpoint", &*self.source.log, attempt).await?;
         self.gate.update_room(&self.source.engine.backlog());
         self.status.send_modify(|status| {
             *status = CheckpointStatus { at: Instant::now(), took: began.elapsed(), count: status.count + 1 };
@@ -141,7 +145,8 @@ impl<E: Engine> Checkpointer<E> {
         self.source.purge(&self.raft).await.map(drop)
     }
 
-    /// Opens the gate as the checkpoint goes on, whenever it is closed.
+    /// Opens the gate as a checkpoint goes on, whenever it is closed. Also while none is made: what was applied beside other
+    /// tasks may have closed it a moment after a checkpoint opened it, and then nothing else would.
     async fn pace(&self) -> ! {
         loop {
             self.gate.closed().await;

@@ -74,11 +74,15 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
+/// A group over an engine, and what that says it holds, at first `backlog`; who is told that a checkpoint has begun, and
+/// lets it go on.
+async fn start(
+    backlog: Backlog,
+    applied_bytes: u64,
+) -> (Group<Slow>, Arc<Mutex<Backlog>>, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (began, has_begun) = mpsc::channel();
     let (go_on, goes_on) = mpsc::channel();
-    let backlog = Arc::new(Mutex::new(Backlog { active_bytes: 600, ..Backlog::default() }));
+    let backlog = Arc::new(Mutex::new(backlog));
     let engine = Slow { rows: MemoryEngine::new(), backlog: backlog.clone(), began, goes_on: Mutex::new(goes_on) };
     let machine = StateMachine::open(Arc::new(engine), Keyspace::Values).unwrap();
     let options = Options {
@@ -86,12 +90,7 @@ async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
         member: MemberId::from(1),
         heartbeat: Duration::from_millis(50),
         election_timeout: Duration::from_millis(150),
-        // Due at once, and bounded to as much beside the 600 that are being written as half of 400, and then all of it.
-        checkpoints: CheckpointPolicy {
-            applied_bytes: 500,
-            interval: Duration::from_secs(3_600),
-            dirty_bytes_max: 1_000,
-        },
+        checkpoints: CheckpointPolicy { applied_bytes, interval: Duration::from_secs(3_600), dirty_bytes_max: 1_000 },
         log_disk_full: Arc::new(|| false),
         quiet: Duration::ZERO,
         spool: None,
@@ -100,6 +99,28 @@ async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
     let group = Group::start(options, MemoryLog::default(), Solitary, machine, Arc::new(System::new())).await.unwrap();
     group.found([(group.member(), Peer::default())].into()).await.unwrap();
     group.await_serving(Duration::from_secs(10)).await.unwrap();
+    (group, backlog, has_begun, go_on)
+}
+
+/// As where what was applied is told a moment after the checkpoint has ended that made room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_when_there_is_room_though_no_checkpoint_is_made() {
+    let (group, backlog, _has_begun, _go_on) = start(Backlog::default(), u64::MAX).await;
+    backlog.lock().unwrap().active_bytes = 1_000;
+    // It is let in before the gate knows.
+    group.submit(bump(), soon()).await.unwrap();
+    let mut waits = Box::pin(group.submit(bump(), soon()));
+    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "there is no room");
+    *backlog.lock().unwrap() = Backlog::default();
+    timeout(Duration::from_secs(10), waits).await.expect("there is room").unwrap();
+    group.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
+    // Bounded to as much beside the 600 that are being written as half of 400, and then all of it.
+    let begin = Backlog { active_bytes: 600, ..Backlog::default() };
+    let (group, backlog, has_begun, go_on) = start(begin, 500).await;
     tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
 
     // The gate may not have looked yet: one write shows it what there is.
