@@ -2,6 +2,7 @@
 //!
 //! 1. When writes come faster than checkpoints write them, the gate closes before the engine's memory passes its bound:
 //!    proposals wait, none is dropped. It is asked for each entry, so that scopes take turns also then (`turns.rs`).
+//!    Where the disk is full no waiting helps: what needs room is then refused, and what does not goes on.
 //! 2. What finds the disk full, a checkpoint or a snapshot's installation, is tried again until there is room; until then writes
 //!    are refused. So are they where a majority of the members has none.
 
@@ -37,21 +38,21 @@ pub struct CheckpointPolicy {
 }
 
 impl CheckpointPolicy {
-    /// Whether the engine may take more. Until a checkpoint ends, the memory holds what it is writing. Of what is left beside
-    /// that, one half may be filled at any time, and the other as far as the checkpoint has come: who writes faster than
-    /// the disk takes it waits a little for each write, and not for seconds at the end.
+    /// Whether the engine may take more. Until a checkpoint ends, the memory holds what it is writing, so that no more than half
+    /// of the whole is for what comes meanwhile, or else the next checkpoint would leave nothing for what comes beside that. A
+    /// quarter of it may be filled at any time, and the rest as far as the checkpoint has come: who writes faster than the disk
+    /// takes it waits a little for each write, and not for seconds at the end.
     fn has_room(&self, backlog: &Backlog) -> bool {
         let Backlog { active_bytes, frozen_bytes, written_bytes } = *backlog;
-        let left_bytes = self.dirty_bytes_max.saturating_sub(frozen_bytes);
-        let paced_bytes = u128::from(left_bytes / 2);
-        let allowed_bytes = match frozen_bytes {
-            0 => u128::from(left_bytes),
-            _ => {
-                u128::from(left_bytes) - paced_bytes
-                    + paced_bytes * u128::from(written_bytes) / u128::from(frozen_bytes)
-            }
-        };
-        u128::from(active_bytes) < allowed_bytes
+        let half_bytes = self.dirty_bytes_max / 2;
+        if frozen_bytes == 0 {
+            // What is closed has a checkpoint due, which opens it.
+            return active_bytes < half_bytes.max(self.applied_bytes);
+        }
+        let left_bytes = self.dirty_bytes_max.saturating_sub(frozen_bytes).min(half_bytes);
+        let paced_bytes = left_bytes - left_bytes / 4;
+        let let_in_bytes = u128::from(paced_bytes) * u128::from(written_bytes) / u128::from(frozen_bytes);
+        u128::from(active_bytes) < u128::from(left_bytes / 4) + let_in_bytes
     }
 }
 
@@ -77,6 +78,15 @@ impl StoreError for state::snapshot::Error {
             Self::Source(_) | Self::Invalid { .. } => None,
         }
     }
+}
+
+/// What there is for who waits at the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Room.
+    Free,
+    /// None, and no checkpoint can make any before the disk has some.
+    DiskFull,
 }
 
 /// See the module.
@@ -144,28 +154,35 @@ impl Gate {
             };
             if !self.store_disk_full.swap(true, Ordering::Relaxed) {
                 tracing::error!(path, "disk full: writes are refused until there is room for {what}");
+                // Who waits for room in memory is to know.
+                self.open.send_modify(|_| ());
             }
             log.give_back();
             tokio::time::sleep(DISK_FULL_RETRY).await;
         }
     }
 
-    /// Waits while the engine holds as much as it may.
-    pub(crate) async fn room(&self) {
-        self.until(true).await;
+    /// Waits while the engine holds as much as it may, but not for a full disk.
+    pub(crate) async fn room(&self) -> Room {
+        let is_full = || self.store_disk_full.load(Ordering::Relaxed);
+        let free = self.until(|open| open || is_full()).await;
+        if free { Room::Free } else { Room::DiskFull }
     }
 
     /// Returns when the engine holds as much as it may.
     pub(crate) async fn closed(&self) {
-        self.until(false).await;
+        self.until(|open| !open).await;
     }
 
-    async fn until(&self, open: bool) {
-        if *self.open.borrow() == open {
-            return;
+    /// Waits until it is as wanted, and answers whether the gate is open.
+    async fn until(&self, is_wanted: impl Fn(bool) -> bool) -> bool {
+        let open = *self.open.borrow();
+        if is_wanted(open) {
+            return open;
         }
+        let mut changes = self.open.subscribe();
         // The sender lives in `self`: the channel cannot be closed.
-        drop(self.open.subscribe().wait_for(|is_open| *is_open == open).await);
+        changes.wait_for(|open| is_wanted(*open)).await.map_or(open, |open| *open)
     }
 
     /// Notes that commands of this size were applied, and what the engine now holds.
@@ -209,20 +226,35 @@ impl Gate {
 mod tests {
     use super::*;
 
+    /// The least of what is active for which there is no room.
+    fn most(policy: &CheckpointPolicy, frozen_bytes: u64, written_bytes: u64) -> u64 {
+        let has_room =
+            |active_bytes: &u64| policy.has_room(&Backlog { active_bytes: *active_bytes, frozen_bytes, written_bytes });
+        (0..2_000).find(|active_bytes| !has_room(active_bytes)).unwrap_or(u64::MAX)
+    }
+
     #[test]
-    fn half_of_the_room_is_there_at_once_and_the_rest_as_the_checkpoint_goes_on() {
-        let policy = CheckpointPolicy { applied_bytes: 0, interval: Duration::MAX, dirty_bytes_max: 1_000 };
-        let most = |frozen_bytes, written_bytes| {
-            let has_room = |active_bytes: &u64| {
-                policy.has_room(&Backlog { active_bytes: *active_bytes, frozen_bytes, written_bytes })
-            };
-            (0..2_000).find(|active_bytes| !has_room(active_bytes)).unwrap_or(u64::MAX)
-        };
-        assert_eq!(most(0, 0), 1_000, "no checkpoint runs");
-        assert_eq!([0, 100, 200].map(|written| most(200, written)), [400, 600, 800]);
-        assert_eq!([0, 900].map(|written| most(900, written)), [50, 100]);
-        assert_eq!([1_000, 1_500].map(|frozen| most(frozen, 700)), [0, 0]);
+    fn a_quarter_of_the_room_is_there_at_once_and_the_rest_as_the_checkpoint_goes_on() {
+        let policy = CheckpointPolicy { applied_bytes: 100, interval: Duration::MAX, dirty_bytes_max: 1_000 };
+        assert_eq!(most(&policy, 0, 0), 500, "no checkpoint runs");
+        assert_eq!([0, 100, 200].map(|written| most(&policy, 200, written)), [125, 312, 500]);
+        assert_eq!([0, 800].map(|written| most(&policy, 800, written)), [50, 200]);
+        assert_eq!([1_000, 1_500].map(|frozen| most(&policy, frozen, 700)), [0, 0]);
+        let late = CheckpointPolicy { applied_bytes: 1_000, ..policy };
+        assert_eq!(most(&late, 0, 0), 1_000, "a gate that closes before a checkpoint is due would not open");
         let unbounded = CheckpointPolicy { dirty_bytes_max: u64::MAX, ..policy };
         assert!(unbounded.has_room(&Backlog { active_bytes: 1 << 50, frozen_bytes: 1 << 50, written_bytes: 0 }));
+    }
+
+    /// However much faster than the disk they come, writes are not stopped for the whole of a checkpoint.
+    #[test]
+    fn checkpoints_settle_at_half_of_the_room() {
+        let policy = CheckpointPolicy { applied_bytes: 250, interval: Duration::MAX, dirty_bytes_max: 1_000 };
+        let mut frozen_bytes = most(&policy, 0, 0);
+        for _ in 0..4 {
+            assert!(most(&policy, frozen_bytes, 0) >= 100, "beside {frozen_bytes}");
+            frozen_bytes = most(&policy, frozen_bytes, frozen_bytes);
+            assert_eq!(frozen_bytes, 500);
+        }
     }
 }

@@ -38,7 +38,7 @@ use crate::{
     Error,
     env::Env,
     forward::{Forwarder, Size},
-    gate::Gate,
+    gate::{Gate, Room},
     group::Group,
     state_machine::Machine,
     turns::{Turns, Waiting},
@@ -332,6 +332,17 @@ pub(crate) fn goes_on_a_full_disk(command: &Command) -> bool {
     }
 }
 
+/// Refuses what needs room; nothing of it was proposed. Answers the rest.
+fn refuse_what_needs_room(entry: Vec<Waiting>) -> Vec<Waiting> {
+    let (rest, refused): (Vec<_>, Vec<_>) =
+        entry.into_iter().partition(|waiting| goes_on_a_full_disk(&waiting.command));
+    for waiting in refused {
+        // A receiver that is gone gave up waiting.
+        drop(waiting.answer.send(Err(Error::DiskFull.into())));
+    }
+    rest
+}
+
 struct Batcher<E: Engine> {
     raft: Raft<TypeConfig, Machine<E>>,
     turns: Turns,
@@ -344,8 +355,11 @@ impl<E: Engine> Batcher<E> {
     async fn run(mut self) {
         while self.turns.wait().await {
             let permit = self.in_flight.clone().acquire_owned().await.expect("the semaphore is never closed");
-            self.gate.room().await;
-            let entry = self.turns.take();
+            let room = self.gate.room().await;
+            let mut entry = self.turns.take();
+            if room == Room::DiskFull {
+                entry = refuse_what_needs_room(entry);
+            }
             self.propose(entry, permit).await;
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use consensus::{
-    CheckpointPolicy, Group, Options,
+    CheckpointPolicy, Error, Group, Options,
     env::System,
     log::memory::MemoryLog,
     transport::wire::{GroupId, Solitary},
@@ -16,19 +16,25 @@ use consensus::{
 };
 use state::{
     apply::StateMachine,
-    command::{Command, Data, Write},
-    ids::{ApiKeyId, Keyspace, ScopeId},
+    command::{Command, Data, Registry, Write},
+    ids::{ApiKeyId, Keyspace, NodeId, ScopeId},
     kv::Key,
 };
 use storage::{Backlog, Engine, MemoryEngine, Row};
 use tokio::time::{Instant, timeout};
+
+enum End {
+    Written,
+    DiskFull,
+}
 
 /// What an engine would say whose checkpoint takes as long as the test likes.
 struct Slow {
     rows: MemoryEngine,
     backlog: Arc<Mutex<Backlog>>,
     began: mpsc::Sender<()>,
-    goes_on: Mutex<mpsc::Receiver<()>>,
+    /// How it ends: with room or without.
+    goes_on: Mutex<mpsc::Receiver<End>>,
 }
 
 impl Engine for Slow {
@@ -49,11 +55,19 @@ impl Engine for Slow {
 
     fn checkpoint_when(&self, ready: impl FnOnce(&Self::View) -> storage::Result<()>) -> storage::Result<Self::View> {
         let view = self.rows.checkpoint_when(ready)?;
-        *self.backlog.lock().unwrap() = Backlog { active_bytes: 300, frozen_bytes: 600, written_bytes: 0 };
-        self.began.send(()).unwrap();
-        self.goes_on.lock().unwrap().recv().unwrap();
-        *self.backlog.lock().unwrap() = Backlog::default();
-        Ok(view)
+        *self.backlog.lock().unwrap() = Backlog { active_bytes: 50_000, frozen_bytes: 600_000, written_bytes: 0 };
+        // The test may not look any more.
+        let _ = self.began.send(());
+        match self.goes_on.lock().unwrap().recv() {
+            Ok(End::Written) => {
+                *self.backlog.lock().unwrap() = Backlog::default();
+                Ok(view)
+            }
+            Ok(End::DiskFull) | Err(_) => {
+                *self.backlog.lock().unwrap() = Backlog { active_bytes: 1_000_000, ..Backlog::default() };
+                Err(storage::Error::DiskFull { path: "/store".to_owned() })
+            }
+        }
     }
 
     fn checkpointed(&self) -> Self::View {
@@ -79,7 +93,7 @@ fn soon() -> Instant {
 async fn start(
     backlog: Backlog,
     applied_bytes: u64,
-) -> (Group<Slow>, Arc<Mutex<Backlog>>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+) -> (Group<Slow>, Arc<Mutex<Backlog>>, mpsc::Receiver<()>, mpsc::Sender<End>) {
     let (began, has_begun) = mpsc::channel();
     let (go_on, goes_on) = mpsc::channel();
     let backlog = Arc::new(Mutex::new(backlog));
@@ -90,7 +104,11 @@ async fn start(
         member: MemberId::from(1),
         heartbeat: Duration::from_millis(50),
         election_timeout: Duration::from_millis(150),
-        checkpoints: CheckpointPolicy { applied_bytes, interval: Duration::from_secs(3_600), dirty_bytes_max: 1_000 },
+        checkpoints: CheckpointPolicy {
+            applied_bytes,
+            interval: Duration::from_secs(3_600),
+            dirty_bytes_max: 1_000_000,
+        },
         log_disk_full: Arc::new(|| false),
         quiet: Duration::ZERO,
         spool: None,
@@ -106,7 +124,7 @@ async fn start(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_go_on_when_there_is_room_though_no_checkpoint_is_made() {
     let (group, backlog, _has_begun, _go_on) = start(Backlog::default(), u64::MAX).await;
-    backlog.lock().unwrap().active_bytes = 1_000;
+    *backlog.lock().unwrap() = Backlog { active_bytes: 500_000, frozen_bytes: 100_000, written_bytes: 0 };
     // It is let in before the gate knows.
     group.submit(bump(), soon()).await.unwrap();
     let mut waits = Box::pin(group.submit(bump(), soon()));
@@ -118,23 +136,50 @@ async fn writes_go_on_when_there_is_room_though_no_checkpoint_is_made() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
-    // Bounded to as much beside the 600 that are being written as half of 400, and then all of it.
-    let begin = Backlog { active_bytes: 600, ..Backlog::default() };
-    let (group, backlog, has_begun, go_on) = start(begin, 500).await;
+    // Beside the 600,000 that are being written there is room for 100,000, and as they are written for 400,000.
+    let begin = Backlog { active_bytes: 400_000, ..Backlog::default() };
+    let (group, backlog, has_begun, go_on) = start(begin, 300_000).await;
     tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
 
-    // The gate may not have looked yet: one write shows it what there is.
+    backlog.lock().unwrap().active_bytes = 300_000;
+    // It is let in before the gate knows.
     group.submit(bump(), soon()).await.unwrap();
     let mut waits = Box::pin(group.submit(bump(), soon()));
-    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "300 are more than 200");
-    backlog.lock().unwrap().written_bytes = 299;
-    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "300 are more than 299");
-    backlog.lock().unwrap().written_bytes = 310;
+    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "300,000 are more than 100,000");
+    backlog.lock().unwrap().written_bytes = 399_000;
+    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "300,000 are more than 299,500");
+    backlog.lock().unwrap().written_bytes = 410_000;
     timeout(Duration::from_secs(10), waits).await.expect("there is room for more").unwrap();
     assert_eq!(group.checkpoints().count, 0, "the checkpoint is not done");
 
-    go_on.send(()).unwrap();
-    drop(go_on);
+    go_on.send(End::Written).unwrap();
     timeout(Duration::from_secs(10), group.submit(bump(), soon())).await.unwrap().unwrap();
+    group.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_what_waits_for_room_is_refused_and_what_needs_none_goes_on() {
+    let begin = Backlog { active_bytes: 400_000, ..Backlog::default() };
+    let (group, backlog, has_begun, go_on) = start(begin, 300_000).await;
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
+    backlog.lock().unwrap().active_bytes = 300_000;
+    group.submit(bump(), soon()).await.unwrap();
+    let mut waits = Box::pin(group.submit(bump(), soon()));
+    assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "there is no room");
+
+    go_on.send(End::DiskFull).unwrap();
+    let refused = timeout(Duration::from_secs(10), waits).await.expect("it need not wait for the disk");
+    assert_eq!(refused, Err(Error::DiskFull));
+    // What a node needs to come up.
+    let register = Command::Registry(Registry::Register { node: NodeId(1), previous: None, nonce: 7 });
+    timeout(Duration::from_secs(10), group.submit(register, soon())).await.expect("it needs no room").unwrap();
+
+    // It is tried again each second.
+    go_on.send(End::Written).unwrap();
+    let mut done = Err(Error::DiskFull);
+    while done == Err(Error::DiskFull) {
+        done = timeout(Duration::from_secs(10), group.submit(bump(), soon())).await.expect("there is room");
+    }
+    done.unwrap();
     group.shutdown().await;
 }

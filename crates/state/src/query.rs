@@ -145,8 +145,9 @@ impl<V: View> Reader<V> {
         keys.take(limit as usize)
             .map(|key| {
                 let key = key?;
-                let row =
-                    self.load(&key)?.ok_or_else(|| layout::damaged("an API key's row", "a scan alone finds it"))?;
+                let row = self
+                    .load(&key)?
+                    .ok_or_else(|| layout::damaged("an API key's row", "a scan finds it, and a look-up does not"))?;
                 self.entity_of(ApiKeyId(layout::row_id(&key)?), row)
             })
             .collect()

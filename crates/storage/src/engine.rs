@@ -107,7 +107,7 @@ pub trait Read {
 /// A consistent picture of the whole map, at the commit that was the last when it was taken.
 pub trait View: Read + Clone + Send + Sync + 'static {
     /// The keys of `range` in ascending order, without the first `offset`, which cost less than those that are taken. An error
-    /// among them is not passed over. Long values are not read.
+    /// among them is not passed over. Long values are not read, but for those that earlier versions wrote.
     fn keys(&self, range: KeyRange, offset: u64) -> impl Iterator<Item = Result<Bytes>> + Send + '_;
 }
 

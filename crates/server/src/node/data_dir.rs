@@ -23,8 +23,11 @@ use uuid::Uuid;
 
 use super::damage::REBUILD;
 
-/// The format that this program reads and writes.
-const FORMAT: u32 = 2;
+/// The format that this program writes: since 3, the store holds values in pieces.
+const FORMAT: u32 = 3;
+/// The first one that it reads. A directory of an earlier format than [`FORMAT`] gets that when it is opened, so that the program that
+/// wrote it refuses it from then on, and does not take it for damaged.
+const FORMAT_MIN: u32 = 2;
 const IDENTITY: &str = "node.json";
 const BOOTSTRAP: &str = "bootstrap";
 const JOINING: &str = "joining";
@@ -55,6 +58,12 @@ impl Identity {
         let fields =
             [&self.format.to_le_bytes()[..], self.cluster_id.as_bytes(), &self.node_id.0.to_le_bytes()].concat();
         crc32c::crc32c(&fields)
+    }
+
+    fn write(self, dir: &Path) -> anyhow::Result<()> {
+        let stored = Stored { identity: self, checksum: Some(self.checksum()) };
+        let json = serde_json::to_vec_pretty(&stored).context("encoding the identity")?;
+        write_durably(dir, IDENTITY, &json)
     }
 }
 
@@ -109,10 +118,7 @@ impl DataDir {
                 write_durably(path, JOINING, b"the first start asks to be taken in and removes this file\n")?;
             }
         }
-        let identity = Identity { format: FORMAT, cluster_id, node_id };
-        let stored = Stored { identity, checksum: Some(identity.checksum()) };
-        let json = serde_json::to_vec_pretty(&stored).context("encoding the identity")?;
-        write_durably(path, IDENTITY, &json)
+        Identity { format: FORMAT, cluster_id, node_id }.write(path)
     }
 
     /// Opens and locks a data directory.
@@ -129,13 +135,17 @@ impl DataDir {
         let damaged = || format!("{} is damaged: restore it from a backup. {REBUILD}", file.display());
         let format = serde_json::from_slice::<FormatOnly>(&json).with_context(damaged)?.format;
         ensure!(
-            format == FORMAT,
-            "{} has format {format}; this program reads format {FORMAT}. Use the program that wrote it",
+            (FORMAT_MIN..=FORMAT).contains(&format),
+            "{} has format {format}; this program reads formats {FORMAT_MIN} to {FORMAT}. Use the program that wrote it",
             path.display()
         );
-        let Stored { identity, checksum } = serde_json::from_slice(&json).with_context(damaged)?;
+        let Stored { mut identity, checksum } = serde_json::from_slice(&json).with_context(damaged)?;
         if checksum.is_some_and(|checksum| checksum != identity.checksum()) {
             bail!(damaged());
+        }
+        if identity.format < FORMAT {
+            identity.format = FORMAT;
+            identity.write(path)?;
         }
         Ok(Self { path: path.to_owned(), identity, _lock: lock })
     }
@@ -287,7 +297,20 @@ mod tests {
         fresh(dir.path()).unwrap();
         std::fs::write(dir.path().join(IDENTITY), br#"{"format":7,"something":"new"}"#).unwrap();
         let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
-        assert!(refusal.contains("has format 7; this program reads format 2"), "{refusal}");
+        assert!(refusal.contains("has format 7; this program reads formats 2 to 3"), "{refusal}");
+    }
+
+    #[test]
+    fn a_directory_of_the_format_before_is_taken_over_and_then_refused_by_who_wrote_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fresh(dir.path()).unwrap();
+        let former = Identity { format: 2, cluster_id: Uuid::from_u128(1), node_id: NodeId(2) };
+        former.write(dir.path()).unwrap();
+        let identity = DataDir::open(dir.path()).unwrap().identity();
+        assert_eq!(identity, Identity { format: FORMAT, ..former });
+        let json = std::fs::read(dir.path().join(IDENTITY)).unwrap();
+        assert_eq!(serde_json::from_slice::<FormatOnly>(&json).unwrap().format, FORMAT);
+        assert_eq!(DataDir::open(dir.path()).unwrap().identity(), identity);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! redb gives a row that is longer than a page twice, four, eight times a page: a value of 64 KiB with its key would take 128,
 //! and each change would read and write all of it. So the row holds the value's end alone, and a table of its
-//! own the rest, each piece as long as a page of 4 to 64 KiB has room for. What is left over is less than a page.
+//! own the rest, each piece as long as a page of 4 to 64 KiB has room for. A value takes less than a page more than its bytes.
 //!
 //! How a value is cut is nothing to who reads it: the row says how many pieces there are.
 
@@ -51,17 +51,18 @@ pub(super) fn keys(key: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// The value of `key` that `cut` tells of, from its pieces; none when they are not what was cut.
-pub(super) fn join<'p>(key: &[u8], cut: &Cut<'_>, pieces: impl Iterator<Item = &'p [u8]>) -> Option<Bytes> {
-    let value_bytes = usize::try_from(cut.value_bytes).ok()?;
+pub(super) fn join<'p>(key: &[u8], cut: &Cut<'_>, pieces: impl Iterator<Item = &'p [u8]> + Clone) -> Option<Bytes> {
+    let value_bytes = cut.tail.len() + pieces.clone().map(<[u8]>::len).sum::<usize>();
+    // Before anything is allocated.
+    if value_bytes as u64 != cut.value_bytes {
+        return None;
+    }
     let mut value: Bytes = iter::repeat_n(0, value_bytes).collect();
     let mut rest = Arc::get_mut(&mut value)?;
     for piece in pieces {
         let place;
-        (place, rest) = rest.split_at_mut_checked(piece.len())?;
+        (place, rest) = rest.split_at_mut(piece.len());
         place.copy_from_slice(piece);
-    }
-    if rest.len() != cut.tail.len() {
-        return None;
     }
     rest.copy_from_slice(cut.tail);
     (row::checksum(key, &value) == cut.checksum).then_some(value)

@@ -4,7 +4,7 @@
 //! on the disk since would be served as if a client had written it.
 //!
 //! A *whole* value is `checksum ‖ value`. Of one that was cut (`pieces.rs`), the row is `checksum ‖ head ‖ tail`, and that checksum
-//! begins with another number: for the same key and bytes the two always differ, whatever the bytes are, so that no value can
+//! starts from another value: for the same key and bytes the two always differ, whatever the bytes are, so that no value can
 //! be taken for a head.
 
 const CRC_BYTES: usize = 4;
@@ -12,7 +12,7 @@ const CRC_BYTES: usize = 4;
 /// What a row of a cut value takes beside the tail.
 pub(super) const HEAD_BYTES: usize = CRC_BYTES + 4 + 8 + 4;
 
-/// What the checksum of a row begins with.
+/// What the checksum of a row starts from.
 const WHOLE: u32 = 0;
 const CUT: u32 = 0x6375_7421;
 
@@ -25,7 +25,7 @@ pub(super) enum Opened<'a> {
     Cut(Cut<'a>),
 }
 
-/// A value whose begin lies elsewhere.
+/// A value whose beginning lies elsewhere.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cut<'a> {
     /// In how many pieces.

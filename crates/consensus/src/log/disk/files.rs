@@ -2,8 +2,8 @@
 //!
 //! 1. The sync thread takes the next segment when the present one is full, and then orders one more.
 //! 2. A segment whose entries are all purged is handed over, oldest first. It becomes a spare, or, when there are as many
-//!    as the last purges have brought, is removed: so many were filled between two purges, and as many will be before the next. A
-//!    purge that brings fewer makes it one spare less. A segment that a reader still holds is always removed: only a file that
+//!    as the last purges have brought, is removed: so many were filled between two purges, and as many will be before the next. Each
+//!    that brings fewer makes it one spare less. A segment that a reader still holds is always removed: only a file that
 //!    nobody reads is overwritten.
 //! 3. A spare, renamed, is the next segment. Its old content does no harm: the CRC of every record covers the
 //!    segment's number. Without a spare, the next segment is filled with zeros: as much to write again as its entries.
@@ -202,7 +202,8 @@ impl Files {
         let path = retired.path.clone();
         let is_wanted = {
             let yard = self.yard();
-            yard.spares.len() < yard.spares_wanted
+            // One that is wanted at once spares the disk the zeros, also where none is to be kept.
+            yard.spares.len() < yard.spares_wanted || (yard.wanted.is_some() && yard.spares.is_empty())
         };
         match Arc::try_unwrap(retired) {
             Ok(segment) if is_wanted && segment.bytes == self.segment_bytes => {
@@ -229,7 +230,11 @@ pub(super) fn run(shared: &Shared) {
                 Ok(())
             }
             Task::Retire(retired) => files.retire_one(retired),
-            Task::Remove(spare) => files.disk.remove(&spare.path),
+            Task::Remove(spare) => match files.disk.remove(&spare.path) {
+                // Somebody who needed room took it first.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                done => done,
+            },
             Task::Make(seq) => match files.make(seq) {
                 Ok(()) => {
                     if files.full.swap(false, Ordering::Relaxed) {
