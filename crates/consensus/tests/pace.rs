@@ -120,6 +120,18 @@ async fn start(
     (group, backlog, has_begun, go_on)
 }
 
+/// As [`start`], in the middle of a checkpoint. Beside the 600,000 that it is writing there is room for 100,000, and as they are written
+/// for 400,000; 300,000 are there.
+async fn start_filled() -> (Group<Slow>, Arc<Mutex<Backlog>>, mpsc::Sender<End>) {
+    let begin = Backlog { active_bytes: 400_000, ..Backlog::default() };
+    let (group, backlog, has_begun, go_on) = start(begin, 300_000).await;
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
+    backlog.lock().unwrap().active_bytes = 300_000;
+    // It is let in before the gate knows.
+    group.submit(bump(), soon()).await.unwrap();
+    (group, backlog, go_on)
+}
+
 /// As where what was applied is told a moment after the checkpoint has ended that made room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_go_on_when_there_is_room_though_no_checkpoint_is_made() {
@@ -136,14 +148,7 @@ async fn writes_go_on_when_there_is_room_though_no_checkpoint_is_made() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
-    // Beside the 600,000 that are being written there is room for 100,000, and as they are written for 400,000.
-    let begin = Backlog { active_bytes: 400_000, ..Backlog::default() };
-    let (group, backlog, has_begun, go_on) = start(begin, 300_000).await;
-    tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
-
-    backlog.lock().unwrap().active_bytes = 300_000;
-    // It is let in before the gate knows.
-    group.submit(bump(), soon()).await.unwrap();
+    let (group, backlog, go_on) = start_filled().await;
     let mut waits = Box::pin(group.submit(bump(), soon()));
     assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "300,000 are more than 100,000");
     backlog.lock().unwrap().written_bytes = 399_000;
@@ -159,11 +164,7 @@ async fn writes_that_wait_for_room_go_on_as_the_checkpoint_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_what_waits_for_room_is_refused_and_what_needs_none_goes_on() {
-    let begin = Backlog { active_bytes: 400_000, ..Backlog::default() };
-    let (group, backlog, has_begun, go_on) = start(begin, 300_000).await;
-    tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
-    backlog.lock().unwrap().active_bytes = 300_000;
-    group.submit(bump(), soon()).await.unwrap();
+    let (group, _backlog, go_on) = start_filled().await;
     let mut waits = Box::pin(group.submit(bump(), soon()));
     assert!(timeout(Duration::from_millis(100), &mut waits).await.is_err(), "there is no room");
 
