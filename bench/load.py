@@ -2,6 +2,7 @@
 
 import json, pathlib, re
 
+from peers import file_name
 from processes import OutOfTime, output, program
 
 LUA = pathlib.Path(__file__).with_name("load.lua")
@@ -13,7 +14,7 @@ WORD_BYTES_MAX = 100_000
 
 def script(scratch, peer, operation, keys, value_bytes, **more):
     """Writes the script by which wrk asks; `operation` is an `Operation`, or `None` to fill."""
-    keys_file = scratch / f"{peer.name.replace(' ', '-').replace(',', '')}.keys"
+    keys_file = scratch / f"{file_name(peer.name)}.keys"
     keys_file.write_text("\n".join(peer.api_keys) + "\n")
     given = {"peer": peer.name, "keys": keys, "value_bytes": value_bytes, "api_keys": str(keys_file), "kind": "fill", "store": "vs"}
     if operation:

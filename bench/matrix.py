@@ -49,9 +49,9 @@ class Dataset:
             # These two are asked under two names each.
             names = 2 if name in ("tenants", "three") else 1
             runs += names * sum(operation.is_asked_of(name) for operation in works)
-            if name in FILLED_PER_S:
-                stores = len(self.stores()) if name in peers.OURS else 1
-                rate = min(FILLED_PER_S[name], FILLED_BYTES_PER_S / self.value_bytes)
+            if name != "bare":
+                stores = len(self.stores()) if peers.is_ours(name) else 1
+                rate = min(FILLED_PER_S.get(name, FILLED_PER_S["insid"]), FILLED_BYTES_PER_S / self.value_bytes)
                 filling += stores * (2 if name == "tenants" else 1) * self.keys / rate
         return START_S * len(there) + filling, runs
 

@@ -1,12 +1,14 @@
 """InsiDB and what stands beside it, each started on free loopback ports with data in a scratch directory."""
 
-import json, pathlib, subprocess
+import json, pathlib, re, subprocess
 
 import admin
 from local import Cluster
 from processes import ENVIRONMENT, INSTALL, Process, demand, free_port, is_open, program
 
 ONE_TENANT = 1
+# What the name of another build begins with; its folder follows.
+BUILD = "insid of "
 
 
 class Peer:
@@ -61,11 +63,12 @@ class OfThree(Peer):
             raise SystemExit("a leadership moved during the run: its figures say nothing")
 
 
-def insid_dev(data, settings=None):
-    """One node and its addresses, when it is ready. Started again in the same directory, it is the same node."""
+def insid_dev(data, settings=None, insid=None):
+    """One node and its addresses, when it is ready. Started again in the same directory, it is the same node. `insid` is the
+    program of another build."""
     (data / "addresses.json").unlink(missing_ok=True)
     environment = ENVIRONMENT | {f"INSIDB_{name.upper()}": str(value) for name, value in (settings or {}).items()}
-    command = [program("insid"), "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"]
+    command = [insid or program("insid"), "dev", "--data-dir", data, "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"]
     process = Process("insid", command, data.with_suffix(".log"), environment)
     return process, process.wait_for("insid", lambda: read_json(data / "addresses.json"), 600)
 
@@ -77,15 +80,25 @@ def read_json(path):
         return None
 
 
+def file_name(name):
+    """A peer's name as a part of a path."""
+    return re.sub(r"\W+", "-", name)
+
+
 def root_key(data):
     return (data / "root.key").read_text().strip()
 
 
-def insid(scratch, options):
-    data = scratch / "insid"
-    process, addresses = insid_dev(data, options["settings"])
+def insid(scratch, options, name="insid", program=None):
+    data = scratch / file_name(name)
+    process, addresses = insid_dev(data, options["settings"], program)
     keys = admin.create_keys(addresses["private"], root_key(data), ONE_TENANT)
-    return [Peer("insid", [process], "http", addresses["public"], keys, addresses["private"], is_ours=True)]
+    return [Peer(name, [process], "http", addresses["public"], keys, addresses["private"], is_ours=True)]
+
+
+def build(folder):
+    """The name of the peer that is the `insid` of another build, which lies in this folder."""
+    return BUILD + str(pathlib.Path(folder).resolve())
 
 
 def insid_tenants(scratch, options):
@@ -146,12 +159,22 @@ PEERS = {"insid": (insid, ["insid"]), "tenants": (insid_tenants, ["insid"]), "th
          "redis-fsync": (redis_fsync, ["redis-server", "redis-benchmark"]),
          "redis-memory": (redis_memory, ["redis-server", "redis-benchmark"]), "etcd": (etcd, ["etcd"])}
 OURS = ("insid", "tenants", "three")
+def is_ours(name):
+    return name in OURS or name.startswith(BUILD)
+
+
+def kind(name):
+    """How the peer of this name is started, and the programs that it needs."""
+    if not name.startswith(BUILD):
+        return PEERS[name]
+    path = pathlib.Path(name.removeprefix(BUILD)) / "insid"
+    return lambda scratch, options: insid(scratch, options, name, path), [str(path)]
 
 
 def missing(names):
     """Those of the peers that are not installed, with what they lack; fails when that is InsiDB itself."""
-    demand(*(need for name in names if name in OURS for need in PEERS[name][1]))
-    lacking = {name: [need for need in PEERS[name][1] if not program(need)] for name in names}
+    demand(*(need for name in names if is_ours(name) for need in kind(name)[1]))
+    lacking = {name: [need for need in kind(name)[1] if not program(need)] for name in names}
     return {name: needs for name, needs in lacking.items() if needs}
 
 
@@ -164,7 +187,7 @@ class Started:
     def __enter__(self):
         try:
             for name in self.names:
-                self.peers |= {peer.name: peer for peer in PEERS[name][0](self.scratch, self.options)}
+                self.peers |= {peer.name: peer for peer in kind(name)[0](self.scratch, self.options)}
         except BaseException:
             self.__exit__()
             raise

@@ -53,6 +53,7 @@ def parse():
     add("--keys", type=listed(int), help="numbers of keys, in place of the suite's")
     add("--operations", type=listed(str), help="in place of the suite's: as `set`, `cache get`, `mix 95/5`, `iterate 100 after`")
     add("--peers", type=listed(str), help="only these of the suite's: insid, bare, redis-fsync, redis-memory, etcd, three, tenants")
+    add("--builds", type=listed(str), default=[], metavar="DIR[,DIR…]", help="the `insid` of these folders too, in turns with this one")
     add("--tenants", type=int, default=10_000, help="of the suite tenants [10000]")
     add("--open-seconds", type=int, help="of the open loop of the suite latency [60]")
     add("--trials", type=int, help="of the suite failover [20]")

@@ -2,6 +2,7 @@
 
 import failover, latency, memory, rebuild, startup
 from matrix import Dataset, Matrix
+from peers import build
 from report import Table
 
 BESIDE = ["insid", "bare", "redis-fsync", "redis-memory", "etcd"]
@@ -16,7 +17,10 @@ def dataset(arguments, operations, connections, peers, **more):
     """A data set, with what the arguments say in place of the suite's own choice."""
     operations, connections = arguments.operations or operations, arguments.connections or connections
     works = [(operation, count) for count in connections for operation in operations]
-    return Dataset(works, [name for name in peers if not arguments.peers or name in arguments.peers], **more)
+    asked = [name for name in peers if not arguments.peers or name in arguments.peers]
+    if "insid" in asked:
+        asked[1:1] = map(build, arguments.builds)
+    return Dataset(works, asked, **more)
 
 
 def first(values, default):

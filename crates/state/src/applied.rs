@@ -1,6 +1,6 @@
 //! How far the state machine has come: the one row that every transaction writes.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     hash::StateHash,
@@ -36,7 +36,13 @@ pub struct Membership {
     /// The entry that set it.
     pub position: Position,
     /// Its encoding, opaque here.
+    #[serde(serialize_with = "at_once")]
     pub bytes: storage::Bytes,
+}
+
+/// All bytes in one step, where serde takes them one by one: every transaction writes them. What is written is the same.
+fn at_once<S: Serializer>(bytes: &storage::Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 /// Sums over all scopes of one keyspace, kept as the rows change, so that reading them costs one row.
