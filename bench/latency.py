@@ -8,15 +8,18 @@ from report import Table
 
 KEYS, VALUE_BYTES, CONNECTIONS = 1_000_000, 100, 64
 OPEN_LOOP_S = 60
+# Of what stands beside it.
+BESIDE_S = 10
 LOOK_S = 0.1
-needs = ("insic",)
+needs = ("insic", "bare")
 COLUMNS = [("round", "round", None), ("peak /s", "peak", 0), ("asked /s", "asked", 0), ("served /s", "rate", 0), ("p50 ms", "p50", 3),
            ("p99 ms", "p99", 3), ("p99.9 ms", "p999", 3), ("most ms", "most", 1), ("p99 ms of the worst second", "worst", 2),
-           ("checkpoints", "checkpoints", 0), ("not served", "lost", 0)]
+           ("checkpoints", "checkpoints", 0), ("not served", "lost", 0),
+           ("p99.9 ms of a bare POST at that rate", "bare", 3), ("of a bare fdatasync", "sync", 3)]
 
 
 def estimate(arguments):
-    return 10 + key_count(arguments) / 20_000 + arguments.rounds * (arguments.seconds + open_loop_s(arguments) + 3)
+    return 10 + key_count(arguments) / 20_000 + arguments.rounds * (arguments.seconds + open_loop_s(arguments) + 2 * BESIDE_S + 3)
 
 
 def key_count(arguments):
@@ -30,11 +33,13 @@ def open_loop_s(arguments):
 def run(context):
     rows = []
     try:
-        with peers.One("insid", context.scratch) as insid:
+        with peers.One("insid", context.scratch) as insid, peers.One("bare", context.scratch) as bare:
+            # It looks at none, and whoever asks has one.
+            bare.api_keys = insid.api_keys
             bench(context, insid, key_count(context.arguments) / 20_000 + 1, "--fill", "--duration", "1s")
             for number in range(1, context.arguments.rounds + 1):
-                context.sync()
-                rows.append(measure(context, insid, number))
+                row = measure(context, insid, number)
+                rows.append(row | beside(context, bare, row["asked"]))
     except OutOfTime:
         context.note("The time was over before the last round.")
     if rows:
@@ -60,6 +65,14 @@ def measure(context, insid, number):
             "worst": max(second["p99_us"] for second in found["series"]) / 1e3, "checkpoints": len(ends),
             "lost": sum(requests[name] for name in ("refused", "failed", "unanswered", "unsent")),
             "series": found["series"], "checkpoint_ends": ends}
+
+
+def beside(context, bare, rate):
+    """What a bare handler answers the same open loop, and what a bare fdatasync takes, on a machine that does nothing else: no
+    durable set has less than both."""
+    loop = bench(context, bare, BESIDE_S, "--duration", f"{BESIDE_S}s", "--rate", str(rate))
+    turns = sorted(context.sync(BESIDE_S))
+    return {"bare": loop["latency_us"]["p99_9"] / 1e3, "sync": turns[int(len(turns) * 0.999)] * 1e3}
 
 
 def command(context, insid, *more):

@@ -78,14 +78,17 @@ pub(crate) enum ValueCommand {
     },
 }
 
+/// How many keys are listed when nobody says.
+const KEYS_LISTED: u64 = 100;
+
 #[derive(Args)]
 pub(crate) struct List {
     /// What the keys begin with; only the root key may leave it out
     #[arg(default_value = "", hide_default_value = true)]
     prefix: String,
-    /// The most keys to list
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    limit: u64,
+    /// The most keys to list [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
     /// Start behind this key
     #[arg(long, value_name = "KEY")]
     after: Option<String>,
@@ -205,7 +208,7 @@ fn print_done(answer: Answer<bool>, otherwise: &str, out: &mut Output) -> Result
 
 /// Prints key by key, so that memory holds one page however many there are.
 async fn print_keys<S: Keyspace>(list: List, store: &Store<S>, out: &mut Output) -> Result<Exit, Failure> {
-    let keys_max = if list.all { u64::MAX } else { list.limit };
+    let keys_max = if list.all { u64::MAX } else { list.limit.unwrap_or(KEYS_LISTED) };
     let mut cursor = store.keys(&list.prefix).page_keys(keys_max);
     if let Some(key) = list.after {
         cursor = cursor.after(key);
@@ -230,7 +233,9 @@ async fn print_keys<S: Keyspace>(list: List, store: &Store<S>, out: &mut Output)
         (true, 0) => out.line("[]")?,
         (true, _) => out.line("]")?,
         (false, _) if printed == keys_max => {
-            out.terminal_remark("there may be more: --after the last key, or --all")?
+            let remark = "there may be more: --after the last key, or --all";
+            // Whoever asked for so many knows it, and others must not take these for all.
+            if list.limit.is_some() { out.terminal_remark(remark)? } else { out.remark(remark)? }
         }
         (false, _) => {}
     }

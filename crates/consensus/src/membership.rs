@@ -242,7 +242,8 @@ impl<E: Engine> Group<E> {
             && let Err(error) = self.transfer(other.id, wait_max).await
             && !matches!(error, Error::NotLeader(_))
         {
-            tracing::warn!(%error, "the leadership was not handed over");
+            // As where a whole cluster is stopped: the last node finds nobody.
+            tracing::info!(%error, "the leadership was not handed over");
         }
         self.submitter().drain(wait_max).await;
     }

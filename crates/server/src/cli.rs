@@ -42,6 +42,9 @@ pub(crate) struct Dev {
     /// Where operators' requests are taken; port 0 picks a free one [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     pub(crate) private: Option<SocketAddr>,
+    /// What is logged: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
 }
 
 /// Most nodes of one cluster that the commands set up: more make writes slower and survive no failure that matters.

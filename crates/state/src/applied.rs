@@ -70,3 +70,21 @@ impl Applied {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// States of before have it so.
+    #[test]
+    fn a_membership_is_written_as_its_bytes_one_by_one() {
+        let position = Position { term: 3, index: 500 };
+        for bytes in [vec![], vec![7], (0..=255).collect()] {
+            let one_by_one = postcard::to_stdvec(&(position, &bytes)).unwrap();
+            let membership = Membership { position, bytes: bytes.into() };
+            assert_eq!(postcard::to_stdvec(&membership).unwrap(), one_by_one);
+            assert_eq!(postcard::from_bytes::<Membership>(&one_by_one).unwrap(), membership);
+        }
+    }
+}

@@ -147,6 +147,18 @@ fn ls_lists_one_key_a_line_up_to_its_limit() {
 }
 
 #[test]
+fn ls_says_also_to_scripts_that_it_left_off_by_itself() {
+    let server = Server::start([page(0..100), page(0..99), page(0..100)]);
+    let insic = Insic::of(&server);
+    let cut = insic.run(&["ls", "k"]);
+    assert_eq!((cut.exit, cut.stdout.lines().count()), (0, 100));
+    cut.says("there may be more");
+    for arguments in [&["ls", "k"][..], &["ls", "k", "--limit", "100"]] {
+        assert_eq!(insic.run(arguments).stderr, "", "{arguments:?}");
+    }
+}
+
+#[test]
 fn ls_gives_scripts_the_bytes_as_they_are() {
     let server = Server::start([Reply::json(200, r#"["a\u001b[2J","b\tc"]"#)]);
     Insic::of(&server).run(&["ls", "k"]).is(0, "a\u{1b}[2J\nb\tc\n");

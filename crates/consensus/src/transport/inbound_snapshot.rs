@@ -8,6 +8,7 @@
 //! 3. What this member has applied already is not received again.
 
 use std::{
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,7 +20,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use openraft::raft::SnapshotResponse;
-use storage::Engine;
+use storage::{Engine, fs::is_full};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -74,7 +75,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// When what an earlier process left cannot be removed.
-    pub(crate) fn new(dir: Option<PathBuf>) -> std::io::Result<Self> {
+    pub(crate) fn new(dir: Option<PathBuf>) -> io::Result<Self> {
         if let Some(dir) = &dir {
             Spool::remove_stale(dir)?;
         }
@@ -106,7 +107,7 @@ impl Arrivals {
     }
 
     /// The spool for this snapshot: what is left of it, or a new one.
-    fn take(&self, opening: &SnapshotOpening, number: u64) -> std::io::Result<Spool> {
+    fn take(&self, opening: &SnapshotOpening, number: u64) -> io::Result<Spool> {
         let left = self.left().take();
         match left.filter(|spool| spool.log_id() == opening.meta.last_log_id) {
             Some(spool) => Ok(spool),
@@ -162,7 +163,8 @@ impl<E: Engine> Group<E> {
         };
         if self.has_applied(opening.meta.last_log_id) {
             // openraft reads nothing of it, and says so to the leader.
-            let nothing = Spool::new(opening.meta.last_log_id, None, number).map_err(cannot_spool)?;
+            let nothing =
+                Spool::new(opening.meta.last_log_id, None, number).map_err(|error| self.cannot_spool(&error))?;
             return Ok(self.install(opening, Arc::new(nothing)).await);
         }
         let spool = self.spool(&opening, frames, answers, number).await?;
@@ -178,7 +180,7 @@ impl<E: Engine> Group<E> {
         number: u64,
     ) -> Result<Spool, Unfinished> {
         let arrivals = self.arrivals();
-        let mut spool = arrivals.take(opening, number).map_err(cannot_spool)?;
+        let mut spool = arrivals.take(opening, number).map_err(|error| self.cannot_spool(&error))?;
         // A sender that is gone is noticed by its frames.
         drop(answers.send(message::encode(&SnapshotAnswer::Have(spool.bytes()))).await);
         loop {
@@ -192,11 +194,19 @@ impl<E: Engine> Group<E> {
             };
             match message::decode(&frame).map_err(|refusal| Unfinished::Failed(refusal.0))? {
                 SnapshotFrame::Piece(piece) => {
-                    spool = push(self.env(), spool, piece.into()).await.map_err(cannot_spool)?
+                    spool = push(self.env(), spool, piece.into()).await.map_err(|error| self.cannot_spool(&error))?
                 }
                 SnapshotFrame::End => return Ok(spool),
             }
         }
+    }
+
+    /// Where the disk is full, the log gives back what it can do without: the next stream may find room.
+    fn cannot_spool(&self, error: &io::Error) -> Unfinished {
+        if is_full(error) {
+            self.log().give_back();
+        }
+        Unfinished::Failed(format!("cannot spool: {error}"))
     }
 
     /// Checks the whole before openraft sees it: to openraft, a snapshot that cannot be installed is a failed disk.
@@ -231,12 +241,8 @@ impl<E: Engine> Group<E> {
     }
 }
 
-fn cannot_spool(error: std::io::Error) -> Unfinished {
-    Unfinished::Failed(format!("cannot spool: {error}"))
-}
-
 /// Writes on a thread that may block.
-async fn push(env: &dyn Env, mut spool: Spool, piece: Bytes) -> std::io::Result<Spool> {
+async fn push(env: &dyn Env, mut spool: Spool, piece: Bytes) -> io::Result<Spool> {
     env::blocking(env, move || spool.push(piece).map(|()| spool)).await
 }
 

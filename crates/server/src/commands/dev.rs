@@ -19,6 +19,7 @@ use crate::{
 pub(crate) fn dev(arguments: &Dev, environment: &Environment) -> Result<(), Failure> {
     let mut config = Config::default();
     config.lay_environment(environment)?;
+    config.lay_flags(&[("--log-level", "log_level", arguments.log_level.clone())])?;
     config.data_dir.clone_from(&arguments.data_dir);
     config.public_address = arguments.public.unwrap_or(PUBLIC);
     config.private_address = arguments.private.unwrap_or(PRIVATE);

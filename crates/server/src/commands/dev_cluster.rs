@@ -70,7 +70,8 @@ pub(crate) fn run(arguments: &Dev, environment: &Environment) -> Result<(), Fail
     };
     let root_key = secret.root_key();
     write_durably(&dir, secret::ROOT_KEY_FILE, root_key.as_bytes())?;
-    supervise(Cluster { dir, nodes: plan.nodes, root_key, _lock: lock }, environment)?;
+    let cluster = Cluster { dir, nodes: plan.nodes, root_key, _lock: lock };
+    supervise(cluster, environment, arguments.log_level.as_deref())?;
     Ok(())
 }
 
@@ -86,7 +87,7 @@ pub(crate) fn refuse_cluster(dir: &Path) -> Result<(), Failure> {
     )))
 }
 
-fn supervise(cluster: Cluster, environment: &Environment) -> anyhow::Result<()> {
+fn supervise(cluster: Cluster, environment: &Environment, log_level: Option<&str>) -> anyhow::Result<()> {
     let count = cluster.nodes.len();
     if count.is_multiple_of(2) {
         process::say(&format!(
@@ -97,7 +98,7 @@ fn supervise(cluster: Cluster, environment: &Environment) -> anyhow::Result<()> 
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
-    runtime.block_on(Supervisor::new(cluster, environment).run())
+    runtime.block_on(Supervisor::new(cluster, environment, log_level).run())
 }
 
 /// The cluster that lies in a directory.
@@ -216,7 +217,8 @@ mod tests {
 
     fn arguments(dir: &Path, nodes: u16, public: Option<&str>) -> Dev {
         let public = public.map(|address| address.parse().unwrap());
-        Dev { data_dir: dir.to_owned(), nodes, public, private: Some("127.0.0.1:0".parse().unwrap()) }
+        let private = Some("127.0.0.1:0".parse().unwrap());
+        Dev { data_dir: dir.to_owned(), nodes, public, private, log_level: None }
     }
 
     fn refusal<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {

@@ -46,6 +46,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// How long connections are kept that nobody uses. Members talk to each other many times a second.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Refusals that go on for so long are logged: while nodes start and stop, some are in order.
+const REFUSED_MIN: Duration = Duration::from_secs(3);
+/// What comes so long after the last refusal is not the same any more.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 /// Refusals of one peer are logged once in so long.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 /// A question longer than this takes the connection for large ones.
@@ -87,7 +91,9 @@ struct Use {
     last: Instant,
     /// Since when every question has stayed unanswered; none when the last one that ended was answered.
     silent_since: Option<Instant>,
-    /// When a refusal was last logged. While processes and generations change, some messages are refused and others taken.
+    /// Since when this node is refused, and when it last was. While processes and generations change, some messages are
+    /// refused and others taken.
+    refused: Option<(Instant, Instant)>,
     refusal_logged: Option<Instant>,
 }
 
@@ -118,7 +124,7 @@ impl Channels {
             small: self.client(address)?,
             large: self.client(address)?,
             streams: self.client(address)?,
-            used: Mutex::new(Use { last: now, silent_since: None, refusal_logged: None }),
+            used: Mutex::new(Use { last: now, silent_since: None, refused: None, refusal_logged: None }),
         });
         all.insert(address.to_owned(), made.clone());
         Ok(made)
@@ -203,12 +209,17 @@ impl Lanes {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs that a peer refuses this node.
+    /// Logs that a peer goes on refusing this node.
     fn note<T>(&self, result: Result<T, WireError>) -> Result<T, WireError> {
         if let Err(WireError::Refused(reason)) = &result {
-            let mut used = self.used();
-            if used.refusal_logged.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
-                used.refusal_logged = Some(Instant::now());
+            let (mut used, now) = (self.used(), Instant::now());
+            let goes_on = used.refused.filter(|(_, last)| now.duration_since(*last) < REFUSED_PAUSE);
+            let since = goes_on.map_or(now, |(since, _)| since);
+            used.refused = Some((since, now));
+            if now.duration_since(since) >= REFUSED_MIN
+                && used.refusal_logged.is_none_or(|at| now.duration_since(at) >= LOG_PAUSE)
+            {
+                used.refusal_logged = Some(now);
                 tracing::warn!(address = self.address, reason, "the peer refuses this node's messages");
             }
         }

@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase, Table, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
 
 use super::{
     backend::{Backend, Space},
@@ -28,12 +28,13 @@ use crate::{
     fs::{Disk, File, is_full},
 };
 
+mod scan;
+mod tables;
+
+pub(super) use scan::{FloorScan, Found};
+use tables::{PIECES, ROWS, Tables};
+
 type RawBytes = &'static [u8];
-
-const ROWS: TableDefinition<'static, RawBytes, RawBytes> = TableDefinition::new("rows");
-
-/// What rows that were cut leave out. A file that was never written since there are pieces has no such table.
-const PIECES: TableDefinition<'static, RawBytes, RawBytes> = TableDefinition::new("pieces");
 
 /// Rows of this table exist only inside a transaction: they claim room and give it back before the commit.
 const ROOM: TableDefinition<'static, u64, RawBytes> = TableDefinition::new("room");
@@ -195,54 +196,6 @@ impl Store {
     }
 }
 
-/// The tables of a transaction.
-struct Tables<'t> {
-    rows: Table<'t, RawBytes, RawBytes>,
-    pieces: Table<'t, RawBytes, RawBytes>,
-    /// A row as it is going to be written.
-    sealed: Vec<u8>,
-}
-
-impl<'t> Tables<'t> {
-    fn open(transaction: &'t WriteTransaction) -> std::result::Result<Self, TableError> {
-        let (rows, pieces) = (transaction.open_table(ROWS)?, transaction.open_table(PIECES)?);
-        Ok(Self { rows, pieces, sealed: Vec::new() })
-    }
-
-    /// Sets a row, or removes it, and the pieces that belong to it. None when the row that was there is not what was written: how
-    /// many pieces it had is then known to nobody.
-    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> std::result::Result<Option<()>, redb::StorageError> {
-        let (cut, former) = match value {
-            Some(value) => {
-                let (cut, tail) = pieces::cut(key, value);
-                if cut.is_empty() {
-                    row::seal(key, value, &mut self.sealed);
-                } else {
-                    let pieces = u32::try_from(cut.len()).expect("a value has fewer pieces than bytes");
-                    let checksum = row::checksum(key, value);
-                    let head = Cut { pieces, value_bytes: value.len() as u64, checksum, tail };
-                    row::seal_cut(key, &head, &mut self.sealed);
-                }
-                (cut, self.rows.insert(key, &*self.sealed)?)
-            }
-            None => (Vec::new(), self.rows.remove(key)?),
-        };
-        let former_pieces = match former.as_ref().map(|former| row::open(key, former.value())) {
-            None | Some(Some(Opened::Whole(_))) => 0,
-            Some(Some(Opened::Cut(former))) => former.pieces as usize,
-            Some(None) => return Ok(None),
-        };
-        drop(former);
-        for (piece, key) in cut.iter().zip(pieces::keys(key)) {
-            self.pieces.insert(&*key, *piece)?;
-        }
-        for key in pieces::keys(key).take(former_pieces).skip(cut.len()) {
-            self.pieces.remove(&*key)?;
-        }
-        Ok(Some(()))
-    }
-}
-
 /// What one commit made durable. While it lives, redb cannot reuse the pages that it shows.
 pub(super) struct Floor {
     rows: ReadOnlyTable<RawBytes, RawBytes>,
@@ -302,10 +255,7 @@ impl Floor {
         let bounds = (Bound::Included(&*range.start), range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
         let rows =
             self.store.guarded(|| self.rows.range::<&[u8]>(bounds).map_err(|error| self.store.error("read", error)));
-        match rows {
-            Ok(rows) => FloorScan { rows: Some(rows), ahead: None, store: &self.store },
-            Err(error) => FloorScan { rows: None, ahead: Some(Err(error)), store: &self.store },
-        }
+        FloorScan::new(rows, &self.store)
     }
 }
 
@@ -314,92 +264,6 @@ impl std::fmt::Debug for Floor {
         // redb's own would print rows.
         f.debug_struct("Floor").field("store", &self.store).finish_non_exhaustive()
     }
-}
-
-/// What a scan finds: a key and its value.
-pub(super) type Found = (Bytes, Held);
-
-/// Rows of the floor in ascending order. It ends after an error.
-pub(super) struct FloorScan<'a> {
-    rows: Option<redb::Range<'static, RawBytes, RawBytes>>,
-    /// What was read and not taken yet.
-    ahead: Option<Result<Found>>,
-    store: &'a Store,
-}
-
-impl FloorScan<'_> {
-    /// What comes next.
-    pub(super) fn peek(&mut self) -> Option<&Result<Found>> {
-        if self.ahead.is_none() {
-            self.ahead = self.read();
-        }
-        self.ahead.as_ref()
-    }
-
-    /// Leaves out up to `most` rows, those of lesser keys than `below` when there is one, and answers how many. They are checked
-    /// as others are, but not copied.
-    pub(super) fn pass(&mut self, most: u64, below: Option<&[u8]>) -> Result<u64> {
-        let is_below = |key: &[u8]| below.is_none_or(|below| key < below);
-        let mut passed = 0;
-        let may_pass = |row: &mut Result<Found>| row.as_ref().map_or(true, |(key, _)| is_below(key));
-        if most > 0
-            && let Some(row) = self.ahead.take_if(may_pass)
-        {
-            row?;
-            passed = 1;
-        }
-        let (None, Some(rows)) = (&self.ahead, &mut self.rows) else { return Ok(passed) };
-        let stopped_at = self.store.guarded(|| {
-            while passed < most {
-                let Some(row) = rows.next() else { return Ok(None) };
-                let (key, sealed) = row.map_err(|error| self.store.error("read", error))?;
-                let opened = self.store.opened(key.value(), sealed.value())?;
-                if !is_below(key.value()) {
-                    return Ok(Some(found(key.value(), &opened, sealed.value())));
-                }
-                passed += 1;
-            }
-            Ok(None)
-        });
-        // As `read` does: what has come to its end, or has failed, is asked no more.
-        if passed < most && !matches!(stopped_at, Ok(Some(_))) {
-            self.rows = None;
-        }
-        self.ahead = stopped_at?.map(Ok);
-        Ok(passed)
-    }
-
-    fn read(&mut self) -> Option<Result<Found>> {
-        let rows = self.rows.as_mut()?;
-        let row = self.store.guarded(|| match rows.next() {
-            Some(Ok((key, sealed))) => {
-                let opened = self.store.opened(key.value(), sealed.value())?;
-                Ok(Some(found(key.value(), &opened, sealed.value())))
-            }
-            Some(Err(error)) => Err(self.store.error("read", error)),
-            None => Ok(None),
-        });
-        if !matches!(row, Ok(Some(_))) {
-            self.rows = None;
-        }
-        row.transpose()
-    }
-}
-
-impl Iterator for FloorScan<'_> {
-    type Item = Result<Found>;
-
-    fn next(&mut self) -> Option<Result<Found>> {
-        self.ahead.take().or_else(|| self.read())
-    }
-}
-
-fn found(key: &[u8], opened: &Opened<'_>, sealed: &[u8]) -> Found {
-    let held = match opened {
-        Opened::Whole(value) => Held::Whole((*value).into()),
-        Opened::Cut(_) => Held::Cut(sealed.into()),
-    };
-    (key.into(), held)
 }
 
 /// Turns a panic of redb, which trusts the pages that it reads, into an error of the file.
@@ -445,150 +309,4 @@ fn display(path: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use redb::ReadableTableMetadata as _;
-
-    use super::*;
-    use crate::fs::faulty::FaultyDisk;
-
-    fn rows(
-        keys: impl Iterator<Item = u32>,
-        value: Option<Vec<u8>>,
-    ) -> impl Iterator<Item = Result<(Bytes, Option<Bytes>)>> {
-        let value = value.map(Bytes::from);
-        keys.map(move |key| Ok((Bytes::from(key.to_be_bytes().as_slice()), value.clone())))
-    }
-
-    /// Commits with not a byte left on the disk: what `stage` made room for must be enough.
-    fn checkpoint(disk: &FaultyDisk, store: &Arc<Store>, rows: impl Iterator<Item = Result<(Bytes, Option<Bytes>)>>) {
-        let staged = store.stage(rows).unwrap();
-        let file_bytes = store.space.file_bytes();
-        disk.set_capacity(Some(0));
-        store.seal(staged).unwrap();
-        disk.set_capacity(None);
-        assert!(store.space.file_bytes() <= file_bytes, "the file grew after it was staged");
-    }
-
-    fn new_store(disk: &FaultyDisk) -> Arc<Store> {
-        let path = Path::new("/floor");
-        disk.create_dir(Path::new("/")).unwrap();
-        Arc::new(Store::create(disk, path, path, 1 << 20).unwrap())
-    }
-
-    fn row_of(key: &'static str, value: Option<Vec<u8>>) -> std::iter::Once<Result<(Bytes, Option<Bytes>)>> {
-        std::iter::once(Ok((key.as_bytes().into(), value.map(Bytes::from))))
-    }
-
-    /// How many pieces there are of all values together.
-    fn pieces_of(store: &Arc<Store>) -> u64 {
-        store.floor().unwrap().pieces.unwrap().len().unwrap()
-    }
-
-    #[test]
-    fn a_long_value_comes_back_and_takes_its_pieces_along() {
-        let disk = FaultyDisk::new();
-        let store = new_store(&disk);
-        let mut pieces = Vec::new();
-        for bytes in [0, 5_000, 4_000, 65_536, 100_000, 65_536, 1 << 20, 4_060, 4_080, 9_000, 3, 300_000] {
-            let value: Vec<u8> = (0..bytes).map(|at: u32| (at * 7 % 251) as u8).collect();
-            checkpoint(&disk, &store, row_of("key", Some(value.clone())));
-            let floor = store.floor().unwrap();
-            assert!(floor.get(b"key").unwrap().as_deref() == Some(&*value), "a value of {bytes} bytes");
-            pieces.push(pieces_of(&store));
-        }
-        assert_eq!(pieces, [0, 1, 0, 1, 2, 1, 16, 0, 1, 1, 0, 6]);
-        checkpoint(&disk, &store, row_of("key", None));
-        assert_eq!(pieces_of(&store), 0);
-        assert!(store.floor().unwrap().get(b"key").unwrap().is_none());
-    }
-
-    #[test]
-    fn long_values_take_less_than_a_page_more_than_their_bytes() {
-        // Of 6,091 and 10,187 bytes more than half a page is left over.
-        for value_bytes in [4_096, 5_000, 6_091, 10_000, 10_187, 40_000, 65_536, 100_000, 300_000] {
-            let disk = FaultyDisk::new();
-            let store = new_store(&disk);
-            let keys = 20_000_000 / value_bytes;
-            checkpoint(&disk, &store, rows(0..keys, Some(vec![1; value_bytes as usize])));
-            let stored = store.floor().unwrap();
-            let pages = |table: &ReadOnlyTable<RawBytes, RawBytes>| {
-                let stats = table.stats().unwrap();
-                stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes()
-            };
-            let taken = pages(&stored.rows) + pages(stored.pieces.as_ref().unwrap());
-            let least = u64::from(keys * value_bytes);
-            // All of it: what the pages hold, and what is left free in them.
-            let most = least + u64::from(keys) * 4_096;
-            assert!(taken < most, "{taken} bytes for {least} in values of {value_bytes}");
-        }
-    }
-
-    /// What was written before there were pieces.
-    #[test]
-    fn a_long_value_in_one_row_is_read_and_replaced() {
-        let disk = FaultyDisk::new();
-        let path = Path::new("/floor");
-        disk.create_dir(Path::new("/")).unwrap();
-        let (backend, _) = Backend::new(disk.create(path).unwrap()).unwrap();
-        let database = Database::builder().create_with_backend(backend).unwrap();
-        let mut sealed = Vec::new();
-        row::seal(b"old", &[5; 65_536], &mut sealed);
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(ROWS).unwrap().insert(b"old".as_slice(), &*sealed).unwrap();
-        transaction.commit().unwrap();
-        drop(database);
-
-        let store = Arc::new(Store::open(&disk, path, 1 << 20).unwrap());
-        assert_eq!(store.floor().unwrap().get(b"old").unwrap().as_deref(), Some([5; 65_536].as_slice()));
-        checkpoint(&disk, &store, row_of("new", Some(vec![6; 65_536])));
-        let floor = store.floor().unwrap();
-        assert_eq!(floor.get(b"old").unwrap().as_deref(), Some([5; 65_536].as_slice()));
-        assert_eq!(floor.get(b"new").unwrap().as_deref(), Some([6; 65_536].as_slice()));
-        checkpoint(&disk, &store, row_of("old", Some(vec![7; 65_536])));
-        assert_eq!(store.floor().unwrap().get(b"old").unwrap().as_deref(), Some([7; 65_536].as_slice()));
-        assert_eq!(pieces_of(&store), 2);
-    }
-
-    #[test]
-    fn a_piece_that_is_gone_or_another_is_told_as_damage() {
-        for is_gone in [true, false] {
-            let disk = FaultyDisk::new();
-            let store = new_store(&disk);
-            checkpoint(&disk, &store, row_of("key", Some(vec![1; 100_000])));
-            let key = pieces::keys(b"key").nth(1).unwrap();
-            let transaction = store.begin().unwrap();
-            let mut pieces = transaction.open_table(PIECES).unwrap();
-            let mut piece = pieces.remove(&*key).unwrap().unwrap().value().to_vec();
-            if !is_gone {
-                piece[9] ^= 1;
-                pieces.insert(&*key, &*piece).unwrap();
-            }
-            drop(pieces);
-            transaction.commit().unwrap();
-            let error = store.floor().unwrap().get(b"key").unwrap_err();
-            assert!(matches!(&error, Error::Corrupt { path, .. } if path == "/floor"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_commit_never_grows_the_file() {
-        for (keys, value_bytes) in [(10, 10), (3_000, 10), (20_000, 10), (20_000, 200), (2_000, 5_000), (40, 300_000)] {
-            let disk = FaultyDisk::new();
-            let store = new_store(&disk);
-            let value = Some(vec![1; value_bytes]);
-            checkpoint(&disk, &store, rows(0..keys, value.clone()));
-            // Pages of the first rows stay pinned, so that the lists of freed pages grow.
-            let pinned = store.floor().unwrap();
-            for step in [1, 2, 7, 50, 1] {
-                checkpoint(&disk, &store, rows((0..keys).step_by(step), value.clone()));
-            }
-            drop(pinned);
-            checkpoint(&disk, &store, rows(keys..keys + 10, value.clone()));
-            checkpoint(&disk, &store, rows((0..keys).step_by(3), None));
-            checkpoint(&disk, &store, rows(0..keys, None));
-            checkpoint(&disk, &store, rows(0..keys, value));
-        }
-    }
-}
+mod tests;

@@ -46,10 +46,17 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts the node of a configuration file; what it logs goes to standard error behind `name`.
-    pub(super) fn start(name: &str, config: &Path, environment: &Environment, env: &dyn Env) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        name: &str,
+        config: &Path,
+        log_level: Option<&str>,
+        environment: &Environment,
+        env: &dyn Env,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
         command.args(["run", "--stop-with-stdin", "--config"]).arg(config);
+        command.args(log_level.iter().flat_map(|level| ["--log-level", level]));
         for setting in OWN {
             command.env_remove(format!("{ENVIRONMENT_PREFIX}{}", setting.to_uppercase()));
         }

@@ -45,15 +45,17 @@ struct Node {
 pub(super) struct Supervisor<'a> {
     cluster: Cluster,
     environment: &'a Environment,
+    /// That of the command line, for every node.
+    log_level: Option<&'a str>,
     env: System,
     nodes: Vec<Node>,
     is_announced: bool,
 }
 
 impl<'a> Supervisor<'a> {
-    pub(super) fn new(cluster: Cluster, environment: &'a Environment) -> Self {
+    pub(super) fn new(cluster: Cluster, environment: &'a Environment, log_level: Option<&'a str>) -> Self {
         let nodes = (1..=cluster.nodes.len()).map(|number| Node { number, process: None, serves: false }).collect();
-        Self { cluster, environment, env: System::new(), nodes, is_announced: false }
+        Self { cluster, environment, log_level, env: System::new(), nodes, is_announced: false }
     }
 
     /// Runs the nodes until a signal ends them.
@@ -110,7 +112,8 @@ impl<'a> Supervisor<'a> {
             // From now on it is there when this process serves.
             drop(std::fs::remove_file(dir.join(ADDRESSES_FILE)));
             let name = format!("node{number}");
-            let process = Process::start(&name, &dir.join(CONFIG_FILE), self.environment, &self.env as &dyn Env)?;
+            let (config, env) = (dir.join(CONFIG_FILE), &self.env as &dyn Env);
+            let process = Process::start(&name, &config, self.log_level, self.environment, env)?;
             say(&format!("node {number} starts (pid {})", process.pid()));
             node.process = Some(process);
             node.serves = false;
@@ -164,8 +167,8 @@ impl<'a> Supervisor<'a> {
         for (node, addresses) in self.nodes.iter().zip(nodes) {
             let pid = node.process.as_ref().map_or(0, Process::pid);
             said += &format!(
-                "  node {}  public http://{}  private http://{}  pid {pid}\n",
-                node.number, addresses.public, addresses.private
+                "  node {}  public http://{}  private http://{}  peer {}  pid {pid}\n",
+                node.number, addresses.public, addresses.private, addresses.peer
             );
         }
         let key_path = dir.join(secret::ROOT_KEY_FILE);
