@@ -1,10 +1,11 @@
 """Durable sets at half of the peak rate, each due at its time (an open loop), while checkpoints run: latency over time"""
 
-import json, statistics, subprocess, time
+import json, subprocess, time
 
 import admin, peers, pictures
+from fill import settle
 from processes import ENVIRONMENT, OutOfTime, end_with_parent, output, program
-from report import Table
+from report import Table, median
 
 KEYS, VALUE_BYTES, CONNECTIONS = 1_000_000, 100, 64
 OPEN_LOOP_S = 60
@@ -38,12 +39,13 @@ def run(context):
             bare.api_keys = insid.api_keys
             bench(context, insid, key_count(context.arguments) / 20_000 + 1, "--fill", "--duration", "1s")
             for number in range(1, context.arguments.rounds + 1):
-                row = measure(context, insid, number)
-                rows.append(row | beside(context, bare, row["asked"]))
+                rows.append(measure(context, insid, number))
+                settle(insid, context.deadline)
+                rows[-1] |= beside(context, bare, rows[-1]["asked"])
     except OutOfTime:
         context.note("The time was over before the last round.")
     if rows:
-        middle = {field: statistics.median(row[field] for row in rows) for _, field, digits in COLUMNS if digits is not None}
+        middle = {field: median(rows, field) for _, field, digits in COLUMNS if digits is not None}
         rows.append({"round": "median"} | middle)
     return [Table(f"Durable set, {key_count(context.arguments):,} keys, values of {VALUE_BYTES} bytes, {CONNECTIONS} connections", COLUMNS, rows)]
 
@@ -68,8 +70,7 @@ def measure(context, insid, number):
 
 
 def beside(context, bare, rate):
-    """What a bare handler answers the same open loop, and what a bare fdatasync takes, on a machine that does nothing else: no
-    durable set has less than both."""
+    """What the same open loop finds of a bare handler, and what a bare fdatasync takes; the node is idle meanwhile."""
     loop = bench(context, bare, BESIDE_S, "--duration", f"{BESIDE_S}s", "--rate", str(rate))
     turns = sorted(context.sync(BESIDE_S))
     return {"bare": loop["latency_us"]["p99_9"] / 1e3, "sync": turns[int(len(turns) * 0.999)] * 1e3}

@@ -38,12 +38,26 @@ struct Found {
     data: &'static str,
 }
 
+/// What `insic bench` asks first.
+#[derive(Serialize)]
+struct Pong {
+    status: &'static str,
+    entity: &'static str,
+    node: &'static str,
+    leader: &'static str,
+    uptime: &'static str,
+}
+
 const VALUE_BYTES: usize = 100;
 
 async fn set(Json(Set { key, value }): Json<Set>) -> Json<Done> {
     // What is read is used, or it could be left out.
     std::hint::black_box((key, value));
     Json(Done { status: "ok" })
+}
+
+async fn pong() -> Json<Pong> {
+    Json(Pong { status: "ok", entity: "bare", node: "", leader: "", uptime: "" })
 }
 
 async fn found(State(data): State<&'static str>, Query(Get { key }): Query<Get>) -> Json<Found> {
@@ -65,7 +79,8 @@ async fn main() -> io::Result<()> {
         println!("{}", listener.local_addr()?);
     }
     let routes = || get(found).post(set);
-    let app = Router::new().route("/db/api/v1/vs", routes()).route("/db/api/v1/cache", routes()).with_state(value);
+    let stores = Router::new().route("/db/api/v1/vs", routes()).route("/db/api/v1/cache", routes());
+    let app = stores.route("/db/api/v1/ping", get(pong)).with_state(value);
     // As insid does it: answers do not wait for more to send.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     axum::serve(listener, app).await
