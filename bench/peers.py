@@ -1,6 +1,7 @@
 """InsiDB and what stands beside it, each started on free loopback ports with data in a scratch directory."""
 
-import json, pathlib, re, subprocess
+import json, pathlib, subprocess
+from urllib.parse import quote
 
 import admin
 from local import Cluster
@@ -82,7 +83,7 @@ def read_json(path):
 
 def file_name(name):
     """A peer's name as a part of a path."""
-    return re.sub(r"\W+", "-", name)
+    return quote(name, safe="")
 
 
 def root_key(data):
@@ -98,7 +99,7 @@ def insid(scratch, options, name="insid", program=None):
 
 def build(folder):
     """The name of the peer that is the `insid` of another build, which lies in this folder."""
-    return BUILD + str(pathlib.Path(folder).resolve())
+    return f"{BUILD}{folder}"
 
 
 def insid_tenants(scratch, options):
@@ -159,7 +160,10 @@ PEERS = {"insid": (insid, ["insid"]), "tenants": (insid_tenants, ["insid"]), "th
          "redis-fsync": (redis_fsync, ["redis-server", "redis-benchmark"]),
          "redis-memory": (redis_memory, ["redis-server", "redis-benchmark"]), "etcd": (etcd, ["etcd"])}
 OURS = ("insid", "tenants", "three")
+
+
 def is_ours(name):
+    """Whether it is InsiDB in some form."""
     return name in OURS or name.startswith(BUILD)
 
 
@@ -168,7 +172,7 @@ def kind(name):
     if not name.startswith(BUILD):
         return PEERS[name]
     path = pathlib.Path(name.removeprefix(BUILD)) / "insid"
-    return lambda scratch, options: insid(scratch, options, name, path), [str(path)]
+    return lambda scratch, options: insid(scratch, options, name, path), ["insid"]
 
 
 def missing(names):

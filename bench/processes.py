@@ -36,7 +36,7 @@ def program(name):
 
 
 def demand(*names):
-    missing = [f"{name}: {INSTALL.get(name, 'not a program')}" for name in names if not program(name)]
+    missing = [f"{name}: {INSTALL[name]}" for name in names if not program(name)]
     if missing:
         raise SystemExit("not there, and needed:\n  " + "\n  ".join(missing))
 

@@ -9,7 +9,7 @@ import argparse, contextlib, pathlib, signal, sys, tempfile
 import machine, pictures, report
 from deadline import Deadline
 from processes import ROOT, OutOfTime, Process, demand
-from suites import SUITES
+from suites import SUITES, TAKE_BUILDS
 
 SYNC_S = 1
 
@@ -53,7 +53,7 @@ def parse():
     add("--keys", type=listed(int), help="numbers of keys, in place of the suite's")
     add("--operations", type=listed(str), help="in place of the suite's: as `set`, `cache get`, `mix 95/5`, `iterate 100 after`")
     add("--peers", type=listed(str), help="only these of the suite's: insid, bare, redis-fsync, redis-memory, etcd, three, tenants")
-    add("--builds", type=listed(str), default=[], metavar="DIR[,DIR…]", help="the `insid` of these folders too, in turns with this one")
+    add("--builds", type=listed(pathlib.Path), default=[], metavar="DIR[,DIR…]", help="the `insid` of these folders too, in turns with this one")
     add("--tenants", type=int, default=10_000, help="of the suite tenants [10000]")
     add("--open-seconds", type=int, help="of the open loop of the suite latency [60]")
     add("--trials", type=int, help="of the suite failover [20]")
@@ -67,6 +67,13 @@ def parse():
         arguments.suite = list(SUITES)
     if unknown := [name for name in arguments.suite if name not in SUITES]:
         parser.error(f"no suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    arguments.builds = list(dict.fromkeys(folder.resolve() for folder in arguments.builds))
+    if without := [folder for folder in arguments.builds if not (folder / "insid").is_file()]:
+        parser.error(f"--builds takes folders that hold an `insid`, as target/release does; none is in {', '.join(map(str, without))}")
+    if arguments.builds and (deaf := [name for name in arguments.suite if name not in TAKE_BUILDS]):
+        parser.error(f"--builds is for {', '.join(TAKE_BUILDS)}, not for {', '.join(deaf)}")
+    if arguments.builds and arguments.peers and "insid" not in arguments.peers:
+        parser.error("--builds stands beside insid: --peers has to name it")
     if arguments.rounds < 1 or arguments.seconds < 1:
         parser.error("at least one round of one second")
     return arguments

@@ -18,7 +18,8 @@ def dataset(arguments, operations, connections, peers, **more):
     operations, connections = arguments.operations or operations, arguments.connections or connections
     works = [(operation, count) for count in connections for operation in operations]
     asked = [name for name in peers if not arguments.peers or name in arguments.peers]
-    if "insid" in asked:
+    # Not beside three nodes: those are of this build.
+    if "insid" in asked and "three" not in asked:
         asked[1:1] = map(build, arguments.builds)
     return Dataset(works, asked, **more)
 
@@ -133,6 +134,8 @@ def goals(rows):
     return [Table("What the goals are about", columns, found)]
 
 
+# Those that ask one node beside its peers.
+TAKE_BUILDS = ("table", "sizes", "connections", "keys", "mixes", "hot", "iterate")
 ROUNDS = {plan.__name__: Matrix(plan) for plan in (sizes, connections, keys, mixes, hot, iterate, tenants, cluster)}
 SUITES = {"table": Matrix(table, goals), **ROUNDS, "memory": memory, "latency": latency, "startup": startup,
           "failover": failover, "rebuild": rebuild}

@@ -90,6 +90,17 @@ impl<W: Write> Output<W> {
         Ok(())
     }
 
+    /// What programs must not miss either: on standard error, and beside JSON as JSON.
+    pub(crate) fn notice(&mut self, text: &str) -> io::Result<()> {
+        if self.json {
+            self.flush()?;
+            say(&escape::json(&Notice { notice: text })?);
+            Ok(())
+        } else {
+            self.remark(text)
+        }
+    }
+
     /// A remark that only makes sense to somebody who reads along.
     pub(crate) fn terminal_remark(&mut self, text: &str) -> io::Result<()> {
         if self.is_terminal { self.remark(text) } else { Ok(()) }
@@ -99,6 +110,12 @@ impl<W: Write> Output<W> {
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
+}
+
+/// A notice, as `--json` says it.
+#[derive(Serialize)]
+struct Notice<'a> {
+    notice: &'a str,
 }
 
 /// Says `text` on standard error, in one piece: it is not buffered, and what is written bit by bit mixes with what other

@@ -232,12 +232,12 @@ async fn print_keys<S: Keyspace>(list: List, store: &Store<S>, out: &mut Output)
     match (out.json, printed) {
         (true, 0) => out.line("[]")?,
         (true, _) => out.line("]")?,
-        (false, _) if printed == keys_max => {
-            let remark = "there may be more: --after the last key, or --all";
-            // Whoever asked for so many knows it, and others must not take these for all.
-            if list.limit.is_some() { out.terminal_remark(remark)? } else { out.remark(remark)? }
-        }
         (false, _) => {}
+    }
+    if printed == keys_max {
+        let remark = "there may be more: --after the last key, or --all";
+        // Whoever asked for so many knows it, and others must not take these for all.
+        if list.limit.is_some() { out.terminal_remark(remark)? } else { out.notice(remark)? }
     }
     Ok(Exit::Done)
 }

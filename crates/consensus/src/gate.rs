@@ -224,42 +224,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::atomic::AtomicUsize};
-
-    use state::ids::Position;
-    use tokio::sync::oneshot;
-
     use super::*;
-
-    /// A log that counts how often it is asked for room.
-    #[derive(Default)]
-    struct Asked(AtomicUsize);
-
-    impl LocalLog for Asked {
-        fn stalled_for(&self) -> Duration {
-            Duration::ZERO
-        }
-
-        fn has_room_for(&self, _: u64, _: bool) -> bool {
-            true
-        }
-
-        fn give_back(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn tail_bytes(&self) -> u64 {
-            0
-        }
-
-        fn tail_start(&self, _: u64) -> u64 {
-            0
-        }
-
-        fn note_committed(&self, _: Position) -> oneshot::Receiver<io::Result<()>> {
-            unreachable!("a gate notes nothing")
-        }
-    }
+    use crate::log::asked::Asked;
 
     #[tokio::test(start_paused = true)]
     async fn what_finds_the_disk_full_asks_the_log_for_room_and_tries_again() {
@@ -273,7 +239,7 @@ mod tests {
         };
         let outcome = gate.outlast_full_disk("a checkpoint", &log, attempt).await;
         assert!(matches!(outcome, Ok("done")));
-        assert_eq!((attempts, log.0.into_inner()), (3, 2));
+        assert_eq!((attempts, log.times()), (3, 2));
         assert!(!gate.disk_full());
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Both keep the same picture of the log, a `span`: a purge point and the consecutive entries behind it.
 
+#[cfg(test)]
+pub(crate) mod asked;
 pub mod disk;
 mod gone;
 pub mod memory;

@@ -148,11 +148,15 @@ fn ls_lists_one_key_a_line_up_to_its_limit() {
 
 #[test]
 fn ls_says_also_to_scripts_that_it_left_off_by_itself() {
-    let server = Server::start([page(0..100), page(0..99), page(0..100)]);
+    let server = Server::start([page(0..100), page(0..100), page(0..99), page(0..100)]);
     let insic = Insic::of(&server);
     let cut = insic.run(&["ls", "k"]);
     assert_eq!((cut.exit, cut.stdout.lines().count()), (0, 100));
     cut.says("there may be more");
+    let cut = insic.run(&["--json", "ls", "k"]);
+    assert_eq!(serde_json::from_str::<Vec<String>>(&cut.stdout).unwrap().len(), 100);
+    let notice: serde_json::Value = serde_json::from_str(&cut.stderr).unwrap();
+    assert!(notice["notice"].as_str().unwrap().contains("there may be more"), "{notice}");
     for arguments in [&["ls", "k"][..], &["ls", "k", "--limit", "100"]] {
         assert_eq!(insic.run(arguments).stderr, "", "{arguments:?}");
     }

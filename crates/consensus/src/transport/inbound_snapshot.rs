@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     env::{self, Env},
     group::Group,
+    log::LocalLog,
     snapshot::{Snapshot, SnapshotData},
     transport::{
         message::{self, SnapshotAnswer, SnapshotFrame, SnapshotOpening},
@@ -164,7 +165,7 @@ impl<E: Engine> Group<E> {
         if self.has_applied(opening.meta.last_log_id) {
             // openraft reads nothing of it, and says so to the leader.
             let nothing =
-                Spool::new(opening.meta.last_log_id, None, number).map_err(|error| self.cannot_spool(&error))?;
+                Spool::new(opening.meta.last_log_id, None, number).map_err(|error| cannot_spool(self.log(), &error))?;
             return Ok(self.install(opening, Arc::new(nothing)).await);
         }
         let spool = self.spool(&opening, frames, answers, number).await?;
@@ -180,7 +181,7 @@ impl<E: Engine> Group<E> {
         number: u64,
     ) -> Result<Spool, Unfinished> {
         let arrivals = self.arrivals();
-        let mut spool = arrivals.take(opening, number).map_err(|error| self.cannot_spool(&error))?;
+        let mut spool = arrivals.take(opening, number).map_err(|error| cannot_spool(self.log(), &error))?;
         // A sender that is gone is noticed by its frames.
         drop(answers.send(message::encode(&SnapshotAnswer::Have(spool.bytes()))).await);
         loop {
@@ -194,19 +195,12 @@ impl<E: Engine> Group<E> {
             };
             match message::decode(&frame).map_err(|refusal| Unfinished::Failed(refusal.0))? {
                 SnapshotFrame::Piece(piece) => {
-                    spool = push(self.env(), spool, piece.into()).await.map_err(|error| self.cannot_spool(&error))?
+                    spool =
+                        push(self.env(), spool, piece.into()).await.map_err(|error| cannot_spool(self.log(), &error))?
                 }
                 SnapshotFrame::End => return Ok(spool),
             }
         }
-    }
-
-    /// Where the disk is full, the log gives back what it can do without: the next stream may find room.
-    fn cannot_spool(&self, error: &io::Error) -> Unfinished {
-        if is_full(error) {
-            self.log().give_back();
-        }
-        Unfinished::Failed(format!("cannot spool: {error}"))
     }
 
     /// Checks the whole before openraft sees it: to openraft, a snapshot that cannot be installed is a failed disk.
@@ -239,6 +233,14 @@ impl<E: Engine> Group<E> {
             Err(fault) => SnapshotAnswer::Failed(fault.to_string()),
         }
     }
+}
+
+/// Where the disk is full, the log gives back what it can do without: the next stream may find room.
+fn cannot_spool(log: &dyn LocalLog, error: &io::Error) -> Unfinished {
+    if is_full(error) {
+        log.give_back();
+    }
+    Unfinished::Failed(format!("cannot spool: {error}"))
 }
 
 /// Writes on a thread that may block.

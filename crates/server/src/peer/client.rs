@@ -91,10 +91,30 @@ struct Use {
     last: Instant,
     /// Since when every question has stayed unanswered; none when the last one that ended was answered.
     silent_since: Option<Instant>,
-    /// Since when this node is refused, and when it last was. While processes and generations change, some messages are
-    /// refused and others taken.
-    refused: Option<(Instant, Instant)>,
-    refusal_logged: Option<Instant>,
+    refusals: Refusals,
+}
+
+/// How long a peer has refused this node. While processes and generations change, some messages are refused and others taken.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Since when, and when it last did.
+    span: Option<(Instant, Instant)>,
+    logged: Option<Instant>,
+}
+
+impl Refusals {
+    /// Notes one; whether it is to be logged.
+    fn note(&mut self, now: Instant) -> bool {
+        let span = self.span.filter(|(_, last)| now.duration_since(*last) < REFUSED_PAUSE);
+        let since = span.map_or(now, |(since, _)| since);
+        self.span = Some((since, now));
+        let due = now.duration_since(since) >= REFUSED_MIN
+            && self.logged.is_none_or(|at| now.duration_since(at) >= LOG_PAUSE);
+        if due {
+            self.logged = Some(now);
+        }
+        due
+    }
 }
 
 impl Channels {
@@ -124,7 +144,7 @@ impl Channels {
             small: self.client(address)?,
             large: self.client(address)?,
             streams: self.client(address)?,
-            used: Mutex::new(Use { last: now, silent_since: None, refused: None, refusal_logged: None }),
+            used: Mutex::new(Use { last: now, silent_since: None, refusals: Refusals::default() }),
         });
         all.insert(address.to_owned(), made.clone());
         Ok(made)
@@ -211,17 +231,10 @@ impl Lanes {
 
     /// Logs that a peer goes on refusing this node.
     fn note<T>(&self, result: Result<T, WireError>) -> Result<T, WireError> {
-        if let Err(WireError::Refused(reason)) = &result {
-            let (mut used, now) = (self.used(), Instant::now());
-            let goes_on = used.refused.filter(|(_, last)| now.duration_since(*last) < REFUSED_PAUSE);
-            let since = goes_on.map_or(now, |(since, _)| since);
-            used.refused = Some((since, now));
-            if now.duration_since(since) >= REFUSED_MIN
-                && used.refusal_logged.is_none_or(|at| now.duration_since(at) >= LOG_PAUSE)
-            {
-                used.refusal_logged = Some(now);
-                tracing::warn!(address = self.address, reason, "the peer refuses this node's messages");
-            }
+        if let Err(WireError::Refused(reason)) = &result
+            && self.used().refusals.note(Instant::now())
+        {
+            tracing::warn!(address = self.address, reason, "the peer refuses this node's messages");
         }
         result
     }
@@ -300,5 +313,24 @@ impl Way for Channels {
                 .map_err(|error| WireError::Broken(format!("the answer of {address} cannot be decoded: {error}")))
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_logged_once_they_go_on_and_not_again_soon() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let mut logged_at = Vec::new();
+        // While a node starts; then of one that stays refused.
+        for second in [0, 1, 2, 15, 16, 17, 18, 19, 28, 37, 46, 55, 64, 73, 78, 79] {
+            if refusals.note(start + Duration::from_secs(second)) {
+                logged_at.push(second);
+            }
+        }
+        assert_eq!(logged_at, [18, 78]);
     }
 }

@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     CheckpointPolicy, Options,
     env::System,
-    log::memory::MemoryLog,
+    log::{asked::Asked, memory::MemoryLog},
     transport::wire::{GroupId, Solitary},
     types::{MemberId, Peer, SnapshotMeta},
 };
@@ -273,4 +273,14 @@ async fn a_damaged_snapshot_is_thrown_away_and_comes_again() {
     second.end().await;
     second.done().await;
     assert!(source.is_equal(&receiver));
+}
+
+#[test]
+fn a_spool_that_finds_the_disk_full_asks_the_log_for_room() {
+    let log = Asked::default();
+    for (kind, times) in [(io::ErrorKind::PermissionDenied, 0), (io::ErrorKind::StorageFull, 1)] {
+        let unfinished = cannot_spool(&log, &kind.into());
+        assert!(matches!(unfinished, Unfinished::Failed(reason) if reason.starts_with("cannot spool: ")));
+        assert_eq!(log.times(), times, "{kind}");
+    }
 }
