@@ -92,9 +92,13 @@ struct Dev {
 
 impl Dev {
     fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    fn start_with(dir: &Path, flags: &[&str]) -> Self {
         let (said, log) = (dir.with_extension("said"), dir.with_extension("log"));
         let mut command = insid(&["dev", "--nodes", "3", "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"]);
-        command.arg("--data-dir").arg(dir);
+        command.arg("--data-dir").arg(dir).args(flags);
         command.stdout(File::create(&said).unwrap()).stderr(File::create(&log).unwrap());
         let mut dev = Self { child: command.spawn().unwrap(), dir: dir.to_owned(), said, log };
         wait_for("the cluster to be announced", || {
@@ -408,4 +412,33 @@ fn machines_are_configured_by_name_and_by_address() {
     assert!(!dir.join("node2/data").exists());
     let refused = insid(&["init", "--data-dir", "/nowhere", "--node", "a:1"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
+}
+
+/// What one node of its own logs from its start to its stop.
+fn one_node_logs(dir: &Path, flags: &[&str]) -> String {
+    let mut command = insid(&["dev", "--public", "127.0.0.1:0", "--private", "127.0.0.1:0"]);
+    command.arg("--data-dir").arg(dir).args(flags);
+    let log = dir.with_extension("log");
+    let mut child = command.stdout(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    wait_for("the node to listen", || {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended at its start: {}", text(&log));
+        addresses(dir)
+    });
+    signal(child.id(), "TERM");
+    assert!(child.wait().unwrap().success());
+    text(&log)
+}
+
+#[test]
+fn a_log_level_holds_for_one_node_and_for_all_of_a_cluster() {
+    let home = tempfile::tempdir().unwrap();
+    assert!(one_node_logs(&home.path().join("info"), &[]).contains("\"listening\""));
+    assert_eq!(one_node_logs(&home.path().join("error"), &["--log-level", "error"]), "");
+
+    let dev = Dev::start_with(&home.path().join("all"), &["--log-level", "off"]);
+    let log = dev.log.clone();
+    assert_eq!(dev.stop(), Some(0));
+    let of_nodes: Vec<String> =
+        text(&log).lines().filter(|line| !line.starts_with("insid dev: ")).map(str::to_owned).collect();
+    assert!(of_nodes.is_empty(), "{of_nodes:?}");
 }
