@@ -64,7 +64,7 @@ def measure(context, insid, number):
     latency, requests = found["latency_us"], found["requests"]
     return {"round": number, "peak": peak, "asked": asked, "rate": found["rate"], "p50": latency["p50"] / 1e3,
             "p99": latency["p99"] / 1e3, "p999": latency["p99_9"] / 1e3, "most": latency["max"] / 1e3,
-            "worst": max(second["p99_us"] for second in found["series"]) / 1e3, "checkpoints": len(ends),
+            "worst": max(second["p99_us"] or 0 for second in found["series"]) / 1e3, "checkpoints": len(ends),
             "lost": sum(requests[name] for name in ("refused", "failed", "unanswered", "unsent")),
             "series": found["series"], "checkpoint_ends": ends}
 

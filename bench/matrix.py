@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import admin, operations, peers
 from fill import fill
 from load import Client
-from processes import OutOfTime
+from processes import INSTALL, OutOfTime
 from report import Table, median, spread
 
 # What the estimate goes by, and nothing else: keys a second while a peer is filled, at most so many bytes a second.
@@ -79,7 +79,9 @@ class Matrix:
                 measure(dataset, context, rows)
         except OutOfTime:
             context.note("The time was over before all was measured: what is missing, or has fewer rounds, was not.")
-        tables = [Table(f"Medians of up to {context.arguments.rounds} rounds of {context.arguments.seconds} s", COLUMNS, rows)]
+        rounds = context.arguments.rounds
+        title = f"Medians of up to {rounds} rounds" if rounds > 1 else "One round"
+        tables = [Table(f"{title} of {context.arguments.seconds} s", COLUMNS, rows)]
         if self.summary:
             tables = self.summary(rows) + tables
         return tables
@@ -90,7 +92,8 @@ def measure(dataset, context, rows):
     found = {}
     names, missing = dataset.asked()
     for name, needs in missing.items():
-        context.note(f"Left out: {name}, since {' and '.join(needs)} is not there.")
+        how = "; ".join(f"{need}: {INSTALL[need]}" for need in needs)
+        context.note(f"Left out: {name}, since not all that it needs is there ({how}).")
     print(f"{dataset.keys:,} keys of {dataset.value_bytes:,} bytes: {', '.join(names)}", flush=True)
     with tempfile.TemporaryDirectory(dir=context.scratch) as scratch_name:
         options = {"value_bytes": dataset.value_bytes, "settings": dataset.settings, "tenants": context.arguments.tenants}

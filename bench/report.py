@@ -23,6 +23,8 @@ class Table:
 def text(value, digits):
     if value is None:
         return ""
+    if digits and abs(value) >= 10_000:
+        digits = 0
     return str(value) if digits is None else f"{value:,.{digits}f}"
 
 
@@ -32,9 +34,9 @@ def median(runs, field):
 
 
 def spread(runs, field):
-    """From the lowest to the highest, in percent of the median."""
+    """From the lowest to the highest, in percent of the median; none of a single run."""
     values = [run[field] for run in runs]
-    return (max(values) - min(values)) / statistics.median(values) * 100
+    return None if len(values) < 2 else (max(values) - min(values)) / statistics.median(values) * 100
 
 
 def write(context, suite, tables):

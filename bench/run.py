@@ -8,6 +8,7 @@ import argparse, contextlib, pathlib, signal, sys, tempfile
 
 import machine, pictures, report
 from deadline import Deadline
+from peers import PEERS
 from processes import ROOT, OutOfTime, Process, demand
 from suites import SUITES, TAKE_BUILDS
 
@@ -37,8 +38,21 @@ class Context:
         (self.out / name).write_text(svg)
 
 
+def at_least(least):
+    """Takes a whole number that is not lower."""
+    def number(text):
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"at least {least} is expected")
+        return value
+    number.__name__ = "whole number"
+    return number
+
+
 def listed(kind):
-    return lambda text: [kind(part.strip()) for part in text.split(",")]
+    def parts(text):
+        return [kind(part.strip()) for part in text.split(",")]
+    parts.__name__ = f"list of {kind.__name__}s"
+    return parts
 
 
 def parse():
@@ -46,17 +60,17 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, epilog=f"suites:\n{suites}", formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--suite", type=listed(str), default=["table"], metavar="NAME[,NAME…]", help="what to measure, or `all` [table]")
-    add("--rounds", type=int, default=3, help="[3]")
-    add("--seconds", type=int, default=5, help="of each run [5]")
-    add("--connections", type=listed(int), help="in place of the suite's")
-    add("--values", type=listed(int), metavar="BYTES", help="sizes of values, in place of the suite's")
-    add("--keys", type=listed(int), help="numbers of keys, in place of the suite's")
+    add("--rounds", type=at_least(1), default=3, help="[3]")
+    add("--seconds", type=at_least(1), default=5, help="of each run [5]")
+    add("--connections", type=listed(at_least(1)), help="in place of the suite's")
+    add("--values", type=listed(at_least(1)), metavar="BYTES", help="sizes of values, in place of the suite's")
+    add("--keys", type=listed(at_least(1)), help="numbers of keys, in place of the suite's")
     add("--operations", type=listed(str), help="in place of the suite's: as `set`, `cache get`, `mix 95/5`, `iterate 100 after`")
-    add("--peers", type=listed(str), help="only these of the suite's: insid, bare, redis-fsync, redis-memory, etcd, three, tenants")
+    add("--peers", type=listed(str), help=f"only these of the suite's: {', '.join(PEERS)}")
     add("--builds", type=listed(pathlib.Path), default=[], metavar="DIR[,DIR…]", help="the `insid` of these folders too, in turns with this one")
-    add("--tenants", type=int, default=10_000, help="of the suite tenants [10000]")
-    add("--open-seconds", type=int, help="of the open loop of the suite latency [60]")
-    add("--trials", type=int, help="of the suite failover [20]")
+    add("--tenants", type=at_least(1), default=10_000, help="of the suite tenants [10000]")
+    add("--open-seconds", type=at_least(1), help="of the open loop of the suite latency [60]")
+    add("--trials", type=at_least(1), help="of the suite failover [20]")
     add("--batch", action="store_true", help="start what is measured under Linux's policy for batch work (chrt --batch 0); not the clients")
     add("--minutes", type=float, default=120, help="the most that all of it may take; what is found by then is reported [120]")
     add("--dry-run", action="store_true", help="say how long it would take, about, and end")
@@ -65,6 +79,7 @@ def parse():
     arguments = parser.parse_args()
     if arguments.suite == ["all"]:
         arguments.suite = list(SUITES)
+    arguments.suite = list(dict.fromkeys(arguments.suite))
     if unknown := [name for name in arguments.suite if name not in SUITES]:
         parser.error(f"no suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
     arguments.builds = list(dict.fromkeys(folder.resolve() for folder in arguments.builds))
@@ -74,8 +89,19 @@ def parse():
         parser.error(f"--builds is for {', '.join(TAKE_BUILDS)}, not for {', '.join(deaf)}")
     if arguments.builds and arguments.peers and "insid" not in arguments.peers:
         parser.error("--builds stands beside insid: --peers has to name it")
-    if arguments.rounds < 1 or arguments.seconds < 1:
-        parser.error("at least one round of one second")
+    if unknown := [name for name in arguments.peers or [] if name not in PEERS]:
+        parser.error(f"no peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    if arguments.minutes <= 0:
+        parser.error("--minutes has to be more than 0")
+    if arguments.dir and not arguments.dir.is_dir():
+        parser.error(f"--dir takes a directory that is there, which {arguments.dir} is not")
+    if not arguments.dry_run:
+        try:
+            # Before all is measured, and could not be written down.
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=arguments.out).close()
+        except OSError as error:
+            parser.error(f"--out takes a directory that can be written to: {error}")
     return arguments
 
 
@@ -83,7 +109,8 @@ def main():
     arguments = parse()
     # Its `finally` and `with` run, and so what was started ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    demand("insid", *dict.fromkeys(need for name in arguments.suite for need in SUITES[name].needs))
+    if not arguments.dry_run:
+        demand("insid", *dict.fromkeys(need for name in arguments.suite for need in SUITES[name].needs))
     total = 0
     for name in arguments.suite:
         seconds = SUITES[name].estimate(arguments)

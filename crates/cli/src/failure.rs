@@ -262,13 +262,14 @@ pub(crate) fn code_hint(code: Code, wait_seconds: u64) -> Option<String> {
         }
         Code::DiskFull | Code::MemoryFull => "nothing was done; the service's operator has to make room",
         Code::HeadTimeout | Code::BodyTimeout => "nothing was done: the connection is slow, try again",
+        Code::KeyTooLarge | Code::ValueTooLarge => {
+            "nothing was done; `max_value_size` in the node's configuration bounds keys and values"
+        }
         Code::Internal => "the server's log says more",
         Code::MalformedBody
         | Code::MalformedRequest
         | Code::InvalidParameter
         | Code::KeyEmpty
-        | Code::KeyTooLarge
-        | Code::ValueTooLarge
         | Code::NotAnInteger
         | Code::SumOutOfRange
         | Code::Forbidden

@@ -354,7 +354,12 @@ fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    listen().with_context(|| format!("cannot listen on {address} (`{setting}`)"))
+    let set_by = match setting {
+        "public_address" => "`public_address`; `insid dev` takes --public",
+        "private_address" => "`private_address`; `insid dev` takes --private",
+        setting => &format!("`{setting}`"),
+    };
+    listen().with_context(|| format!("cannot listen on {address} ({set_by})"))
 }
 
 fn listen_options(

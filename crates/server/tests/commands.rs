@@ -75,7 +75,8 @@ fn a_taken_address_ends_with_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let (code, _, said) = output(&["dev", "--data-dir", dir.path().to_str().unwrap(), "--public", &address], &[]);
     assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
-    assert!(said.starts_with(&format!("insid: cannot listen on {address}")), "{said}");
+    let how = format!("insid: cannot listen on {address} (`public_address`; `insid dev` takes --public): ");
+    assert!(said.starts_with(&how), "{said}");
 }
 
 /// Ends the child with the test.

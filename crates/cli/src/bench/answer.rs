@@ -1,6 +1,8 @@
 //! Answers out of a stream of bytes: heads by `httparse`, bodies counted and let go, since nobody reads them but for the
 //! code of a refusal.
 
+use std::mem;
+
 use api::code::Code;
 use bytes::{Buf, BytesMut};
 use serde::Deserialize;
@@ -22,6 +24,8 @@ pub(crate) struct Answer {
     pub(crate) retry_after_seconds: Option<u64>,
     /// Whether the server closes the connection behind it.
     pub(crate) is_last: bool,
+    /// How long it was, with its head.
+    pub(crate) bytes: u64,
 }
 
 /// Why the bytes are no answer.
@@ -43,6 +47,8 @@ pub(crate) struct Reader {
     /// The answer whose body is being read, and where in it.
     open: Option<(Answer, Body)>,
     kept: Vec<u8>,
+    /// What was read of the next answer.
+    bytes: u64,
 }
 
 /// What is still to come of a body.
@@ -61,6 +67,13 @@ impl Reader {
     /// # Errors
     /// When the bytes are no answer. The connection is then of no use any more.
     pub(crate) fn take(&mut self, bytes: &mut BytesMut) -> Result<Option<Answer>, Malformed> {
+        let before = bytes.len();
+        let answer = self.read(bytes)?;
+        self.bytes += (before - bytes.len()) as u64;
+        Ok(answer.map(|answer| Answer { bytes: mem::take(&mut self.bytes), ..answer }))
+    }
+
+    fn read(&mut self, bytes: &mut BytesMut) -> Result<Option<Answer>, Malformed> {
         loop {
             let (answer, body) = match self.open.take() {
                 Some(open) => open,
@@ -152,7 +165,8 @@ fn head(bytes: &mut BytesMut) -> Result<Option<(Answer, Body)>, Malformed> {
         return if bytes.len() > HEAD_BYTES_MAX { Err(Malformed::HeadTooLong) } else { Ok(None) };
     };
     let status = response.code.expect("the head is complete");
-    let mut answer = Answer { status, code: None, retry_after_seconds: None, is_last: response.version == Some(0) };
+    let mut answer =
+        Answer { status, code: None, retry_after_seconds: None, is_last: response.version == Some(0), bytes: 0 };
     let mut body = match status {
         ..200 | 204 | 304 => Some(Body::Sized { left: 0 }),
         _ => None,
@@ -195,22 +209,25 @@ mod tests {
     use super::*;
 
     fn served() -> Answer {
-        Answer { status: 200, code: None, retry_after_seconds: None, is_last: false }
+        Answer { status: 200, code: None, retry_after_seconds: None, is_last: false, bytes: 0 }
     }
 
-    /// All answers of `text`, which arrives in pieces of these lengths and then the rest.
+    /// All answers of `text`, which arrives in pieces of these lengths and then the rest. Their bytes are those of the text; they
+    /// are told without.
     fn read(text: &[u8], pieces: &[usize]) -> Result<Vec<Answer>, Malformed> {
         let (mut reader, mut bytes, mut answers) = (Reader::default(), BytesMut::new(), Vec::new());
-        let mut left = text;
+        let (mut left, mut counted) = (text, 0);
         for piece in pieces.iter().copied().chain([usize::MAX]) {
             let (now, later) = left.split_at(piece.min(left.len()));
             bytes.extend_from_slice(now);
             left = later;
             while let Some(answer) = reader.take(&mut bytes)? {
-                answers.push(answer);
+                counted += answer.bytes;
+                answers.push(Answer { bytes: 0, ..answer });
             }
         }
         assert!(bytes.is_empty(), "{bytes:?} is left");
+        assert_eq!(counted, text.len() as u64);
         Ok(answers)
     }
 
@@ -222,7 +239,7 @@ mod tests {
     const LAST: &str = "HTTP/1.1 503 S\r\nconnection: Close\r\ncontent-length: 4\r\n\r\ngone";
 
     fn limited() -> Answer {
-        Answer { status: 429, code: Some(Code::RateLimited), retry_after_seconds: Some(2), is_last: false }
+        Answer { status: 429, code: Some(Code::RateLimited), retry_after_seconds: Some(2), is_last: false, bytes: 0 }
     }
 
     #[test]

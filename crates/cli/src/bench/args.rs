@@ -172,11 +172,16 @@ impl Command {
         }
     }
 
+    /// How long to measure, unless it ends after so many requests.
+    pub(super) fn duration(&self) -> Duration {
+        self.duration.unwrap_or(Duration::from_secs(10))
+    }
+
     /// When a thread ends. The requests are shared out, the first threads taking what is over.
     pub(super) fn end(&self, thread: u64, threads: u64) -> End {
         match self.requests {
             Some(requests) => End::Requests(requests / threads + u64::from(thread < requests % threads)),
-            None => End::After(self.duration.unwrap_or(Duration::from_secs(10))),
+            None => End::After(self.duration()),
         }
     }
 }

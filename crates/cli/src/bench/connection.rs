@@ -46,8 +46,6 @@ pub(crate) trait Work: Send {
     fn opened(&mut self);
     /// Hears that the connection broke, or that none came about.
     fn broken(&mut self, reason: String);
-    /// Hears how many bytes came in.
-    fn received(&mut self, bytes: usize);
     /// Whether there is nothing to send any more.
     fn is_over(&self, now: Instant) -> bool;
 }
@@ -178,8 +176,7 @@ impl<T: Send> Session<T> {
             tokio::select! {
                 biased;
                 read = exchange(stream, &mut self.out, &mut self.inbox, &mut self.is_unflushed) => match read {
-                    Ok(bytes) => {
-                        work.received(bytes);
+                    Ok(()) => {
                         heard = Instant::now();
                         if let Err(reason) = self.take(work, heard) {
                             return Left::Broken(reason);
@@ -231,13 +228,13 @@ impl<T: Send> Session<T> {
     }
 }
 
-/// Writes what is in `out`, and waits until something is read; answers how many bytes. Nothing is lost when it is dropped before.
+/// Writes what is in `out`, and waits until something is read. Nothing is lost when it is dropped before.
 async fn exchange(
     stream: &mut dyn Stream,
     out: &mut BytesMut,
     inbox: &mut BytesMut,
     is_unflushed: &mut bool,
-) -> io::Result<usize> {
+) -> io::Result<()> {
     poll_fn(|context| {
         while !out.is_empty() {
             match Pin::new(&mut *stream).poll_write(context, out) {
@@ -263,7 +260,7 @@ async fn exchange(
                 io::ErrorKind::UnexpectedEof,
                 "the server closed the connection without an answer",
             ))),
-            Poll::Ready(Ok(received)) => Poll::Ready(Ok(received)),
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
         }

@@ -153,8 +153,6 @@ impl Work for Filling {
         self.fill.note(Trouble::Broken(reason));
     }
 
-    fn received(&mut self, _bytes: usize) {}
-
     fn is_over(&self, _now: Instant) -> bool {
         let is_begun = self.fill.begun.load(Ordering::Relaxed) >= self.fill.total();
         self.fill.is_stopped() || (is_begun && self.again.is_empty())

@@ -112,10 +112,6 @@ impl Work for Measured {
         tally.connections.last_reason = Some(reason);
     }
 
-    fn received(&mut self, bytes: usize) {
-        self.desk.tally().bytes_received += bytes as u64;
-    }
-
     fn is_over(&self, now: Instant) -> bool {
         self.desk.schedule.is_over(now)
     }

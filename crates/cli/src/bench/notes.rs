@@ -127,7 +127,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.sent = answers.len() as u64;
         for (status, code) in answers {
-            let answer = Answer { status: *status, code: *code, retry_after_seconds: None, is_last: false };
+            let answer = Answer { status: *status, code: *code, retry_after_seconds: None, is_last: false, bytes: 0 };
             tally.answered(Operation::Get, answer, Duration::from_millis(1));
         }
         tally

@@ -17,8 +17,12 @@ pub(crate) struct Settings {
     pub(crate) store: Store,
     pub(crate) operations: Vec<Share>,
     pub(crate) keys: u64,
+    /// Whether all keys are set first.
+    pub(crate) fill: bool,
     pub(crate) value_bytes: usize,
     pub(crate) distribution: String,
+    /// `None` where nothing iterates.
+    pub(crate) page: Option<Page>,
     pub(crate) consistency: Consistency,
     pub(crate) api_keys: usize,
     pub(crate) nodes: Vec<String>,
@@ -27,7 +31,20 @@ pub(crate) struct Settings {
     pub(crate) threads: u32,
     /// `None` for a closed loop.
     pub(crate) rate: Option<u64>,
+    pub(crate) warmup_seconds: f64,
+    /// `None` when it ends after so many requests.
+    pub(crate) duration_seconds: Option<f64>,
+    pub(crate) requests: Option<u64>,
     pub(crate) seed: u64,
+}
+
+/// What an iterate asks for.
+#[derive(Serialize)]
+pub(crate) struct Page {
+    /// The most keys.
+    pub(crate) limit: u64,
+    /// How many keys to pass over.
+    pub(crate) offset: u64,
 }
 
 /// What was found.
@@ -55,7 +72,8 @@ struct Report<'a> {
     /// Requests served a second.
     rate: f64,
     requests: Requests,
-    latency_us: Latency,
+    /// `None` when nothing was served.
+    latency_us: Option<Latency>,
     operations: Vec<Operation>,
     errors: Vec<ErrorCount>,
     bytes_sent: u64,
@@ -95,7 +113,8 @@ struct Operation {
     served: u64,
     negative: u64,
     rate: f64,
-    latency_us: Latency,
+    /// `None` when nothing was served.
+    latency_us: Option<Latency>,
 }
 
 #[derive(Serialize)]
@@ -118,17 +137,18 @@ struct Latency {
     max: u64,
 }
 
-impl From<&Histogram<u64>> for Latency {
-    fn from(latency: &Histogram<u64>) -> Self {
-        Self {
-            min: if latency.is_empty() { 0 } else { latency.min() },
+impl Latency {
+    /// `None` when nothing was recorded.
+    fn of(latency: &Histogram<u64>) -> Option<Self> {
+        (!latency.is_empty()).then(|| Self {
+            min: latency.min(),
             mean: tenths(latency.mean()),
             p50: latency.value_at_quantile(0.5),
             p90: latency.value_at_quantile(0.9),
             p99: latency.value_at_quantile(0.99),
             p99_9: latency.value_at_quantile(0.999),
             max: latency.max(),
-        }
+        })
     }
 }
 
@@ -139,21 +159,23 @@ pub(crate) struct Second {
     seconds: f64,
     served: u64,
     refused: u64,
-    p50_us: u64,
-    p99_us: u64,
-    max_us: u64,
+    /// Latencies are `None` when nothing was served.
+    p50_us: Option<u64>,
+    p99_us: Option<u64>,
+    max_us: Option<u64>,
 }
 
 impl Second {
     /// What was answered in the time that ends `since` after the beginning.
     pub(crate) fn new(since: Duration, Interval { refused, latency }: &Interval) -> Self {
+        let all = Latency::of(latency);
         Self {
             seconds: (since.as_secs_f64() * 1_000.0).round() / 1_000.0,
             served: latency.len(),
             refused: *refused,
-            p50_us: latency.value_at_quantile(0.5),
-            p99_us: latency.value_at_quantile(0.99),
-            max_us: latency.max(),
+            p50_us: all.as_ref().map(|all| all.p50),
+            p99_us: all.as_ref().map(|all| all.p99),
+            max_us: all.as_ref().map(|all| all.max),
         }
     }
 
@@ -200,7 +222,7 @@ impl Findings {
                 unanswered: tally.unanswered(),
                 unsent: self.unsent,
             },
-            latency_us: Latency::from(&all.latency),
+            latency_us: Latency::of(&all.latency),
             operations: tally
                 .operations()
                 .map(|(operation, Served { negative, latency })| Operation {
@@ -208,7 +230,7 @@ impl Findings {
                     served: latency.len(),
                     negative: *negative,
                     rate: rate(latency.len(), seconds),
-                    latency_us: Latency::from(latency),
+                    latency_us: Latency::of(latency),
                 })
                 .collect(),
             errors: tally
@@ -244,9 +266,9 @@ fn tenths(number: f64) -> f64 {
 fn print(report: &Report<'_>, out: &mut Output) -> std::io::Result<()> {
     let header = ["", "SERVED", "RATE/S", "MEAN ms", "P50 ms", "P90 ms", "P99 ms", "P99.9 ms", "MAX ms"];
     let mut rows: Vec<_> =
-        report.operations.iter().map(|of| row(of.operation, of.served, of.rate, &of.latency_us)).collect();
+        report.operations.iter().map(|of| row(of.operation, of.served, of.rate, of.latency_us.as_ref())).collect();
     if rows.len() != 1 {
-        rows.push(row("all", report.requests.served, report.rate, &report.latency_us));
+        rows.push(row("all", report.requests.served, report.rate, report.latency_us.as_ref()));
     }
     out.table(header, rows)?;
     if !report.errors.is_empty() {
@@ -272,35 +294,45 @@ fn print(report: &Report<'_>, out: &mut Output) -> std::io::Result<()> {
     Ok(())
 }
 
-fn row(name: &str, served: u64, rate: f64, latency: &Latency) -> [String; 9] {
-    let Latency { min: _, mean, p50, p90, p99, p99_9, max } = latency;
+fn row(name: &str, served: u64, rate: f64, latency: Option<&Latency>) -> [String; 9] {
+    let micros = |of: fn(&Latency) -> u64| millis(latency.map(of));
     [
         name.to_owned(),
         served.to_string(),
         format!("{rate:.0}"),
-        format!("{:.3}", mean / 1_000.0),
-        millis(*p50),
-        millis(*p90),
-        millis(*p99),
-        millis(*p99_9),
-        millis(*max),
+        latency.map_or_else(nothing, |latency| format!("{:.3}", latency.mean / 1_000.0)),
+        micros(|latency| latency.p50),
+        micros(|latency| latency.p90),
+        micros(|latency| latency.p99),
+        micros(|latency| latency.p99_9),
+        micros(|latency| latency.max),
     ]
 }
 
-fn millis(micros: u64) -> String {
-    format!("{}.{:03}", micros / 1_000, micros % 1_000)
+/// What stands for a latency where nothing was served.
+fn nothing() -> String {
+    "-".to_owned()
+}
+
+fn millis(micros: Option<u64>) -> String {
+    micros.map_or_else(nothing, |micros| format!("{}.{:03}", micros / 1_000, micros % 1_000))
 }
 
 fn loop_line(report: &Report<'_>) -> String {
-    let Settings { connections, pipeline, rate, keys, distribution, value_bytes, .. } = report.settings;
+    let Settings { connections, pipeline, rate, keys, distribution, value_bytes, page, .. } = report.settings;
     let kind = match rate {
         Some(rate) => format!("open loop at {rate} requests/s, latency from when each was due"),
         None => "closed loop".to_owned(),
     };
     let s = if *connections == 1 { "" } else { "s" };
     let pipeline = if *pipeline == 1 { String::new() } else { format!(" with {pipeline} requests under way on each") };
+    let page = match page {
+        Some(Page { limit, offset: 0 }) => format!("; pages of {limit} keys"),
+        Some(Page { limit, offset }) => format!("; pages of {limit} keys at offset {offset}"),
+        None => String::new(),
+    };
     format!(
-        "{:.1} s; {kind}; {connections} connection{s}{pipeline}; {keys} keys, {distribution}; values of {value_bytes} bytes",
+        "{:.1} s; {kind}; {connections} connection{s}{pipeline}; {keys} keys, {distribution}; values of {value_bytes} bytes{page}",
         report.seconds
     )
 }

@@ -20,7 +20,7 @@ use super::fill::{Fill, Filling, Trouble};
 use super::keys::Chooser;
 use super::measure::{Desk, Measured, Stock, locked};
 use super::progress::{Progress, millis};
-use super::report::{Findings, Second, Settings};
+use super::report::{Findings, Page, Second, Settings};
 use super::request::Template;
 use super::schedule::{Schedule, Timetable};
 use super::tally::Tally;
@@ -148,7 +148,8 @@ pub(super) async fn measure(
     let tally = watch.sum();
     let until = match desks[0].schedule.ends().or(interrupted_at) {
         Some(_) => tally.last_answer.map_or(last_sent, |answer| answer.max(last_sent)),
-        None => tally.last_answer.unwrap_or(ended),
+        // The last request of an open loop has its share of the time too.
+        None => tally.last_answer.max(desks.iter().filter_map(|desk| desk.schedule.next_due()).min()).unwrap_or(ended),
     };
     let measured = until.saturating_duration_since(measured_from);
     let cpu = processor_time().saturating_sub(cpu_before);
@@ -168,12 +169,15 @@ pub(super) async fn measure(
 }
 
 fn settings(command: &Command, shares: &[Share], service: &Service) -> Settings {
+    let iterates = shares.iter().any(|share| share.operation == Operation::Iterate);
     Settings {
         store: command.store,
         operations: shares.to_vec(),
         keys: command.keys,
+        fill: command.is_filled(shares),
         value_bytes: command.value_size,
         distribution: command.distribution.to_string(),
+        page: iterates.then_some(Page { limit: command.limit, offset: command.offset }),
         consistency: command.consistency,
         api_keys: service.api_keys.len(),
         nodes: service.targets.iter().map(|target| target.node.clone()).collect(),
@@ -181,6 +185,9 @@ fn settings(command: &Command, shares: &[Share], service: &Service) -> Settings 
         pipeline: command.pipeline,
         threads: command.threads,
         rate: command.rate,
+        warmup_seconds: command.warmup.as_secs_f64(),
+        duration_seconds: command.requests.is_none().then(|| command.duration().as_secs_f64()),
+        requests: command.requests,
         seed: command.seed,
     }
 }

@@ -123,6 +123,11 @@ impl Schedule {
         self.ends
     }
 
+    /// When the first request behind the last one of an open loop would be due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.timetable.due(self.given_max))
+    }
+
     /// Whether nothing is sent any more.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         let grace = if self.open.is_some() { GRACE } else { Duration::ZERO };

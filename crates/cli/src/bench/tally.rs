@@ -72,7 +72,8 @@ impl Default for Interval {
 impl Tally {
     /// Counts an answer, and how long after its request was due it came.
     pub(crate) fn answered(&mut self, operation: Operation, answer: Answer, latency: Duration) {
-        let Answer { status, code, .. } = answer;
+        let Answer { status, code, bytes, .. } = answer;
+        self.bytes_received += bytes;
         let is_negative = matches!(code, Some(Code::KeyNotFound | Code::KeyExists | Code::ValueDiffers));
         if !is_negative && !(200..300).contains(&status) {
             let text = code.map_or("", Code::as_str);
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, code: Option<Code>) -> Answer {
-        Answer { status, code, retry_after_seconds: None, is_last: false }
+        Answer { status, code, retry_after_seconds: None, is_last: false, bytes: 0 }
     }
 
     const MS: Duration = Duration::from_millis(1);

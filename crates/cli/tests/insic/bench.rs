@@ -205,6 +205,37 @@ fn an_open_loop_takes_the_time_that_its_rate_says() {
     // Those of the warm-up are not counted.
     assert_eq!(keeper.asked().len(), 100 + 151);
     assert!(report["seconds"].as_f64().unwrap() >= 0.3, "{report}");
+    // The last one has its share of the time as the others have theirs: 5 in 50 ms, not in the 40 from the first to the last.
+    let (_, report) = bench(&keeper, "--op set --rate 100 --requests 5");
+    assert!(report["rate"].as_f64().unwrap() <= 100.0, "{report}");
+}
+
+#[test]
+fn bytes_are_those_of_what_is_measured() {
+    let keeper = Keeper::start();
+    let per_request = |arguments: &str| {
+        let (_, report) = bench(&keeper, &format!("--op set --requests 40 --connections 2 {arguments}"));
+        assert_eq!(number(&report["requests"]["served"]), 40);
+        (number(&report["bytes_sent"]) / 40, number(&report["bytes_received"]) / 40)
+    };
+    assert_eq!(per_request("--warmup 100ms"), per_request(""));
+}
+
+#[test]
+fn a_report_says_what_was_asked_for() {
+    let keeper = Keeper::start();
+    let (_, report) = bench(&keeper, "--op get --requests 5 --warmup 10ms --no-fill");
+    let settings = &report["settings"];
+    assert_eq!((&settings["requests"], &settings["duration_seconds"]), (&5.into(), &Value::Null));
+    assert_eq!((&settings["warmup_seconds"], &settings["fill"]), (&0.01.into(), &false.into()));
+    assert_eq!(settings["page"], Value::Null);
+    let (_, report) = bench(&keeper, "--op iterate --duration 50ms --keys 20 --limit 7 --offset 3");
+    let settings = &report["settings"];
+    assert_eq!((&settings["requests"], &settings["duration_seconds"]), (&Value::Null, &0.05.into()));
+    assert_eq!((&settings["fill"], &settings["page"]), (&true.into(), &serde_json::json!({"limit": 7, "offset": 3})));
+    let words = "bench --op iterate --requests 5 --keys 20 --limit 7 --offset 3".split(' ').collect::<Vec<_>>();
+    let run = insic(&keeper).run(&words);
+    assert!(run.stdout.contains("values of 100 bytes; pages of 7 keys at offset 3"), "{run:?}");
 }
 
 #[test]

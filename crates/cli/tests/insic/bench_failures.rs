@@ -43,12 +43,19 @@ fn a_run_in_which_nothing_is_served_fails() {
     assert_eq!(run.exit, 3, "{run:?}");
     run.says("error: no request was served: 20 were answered with 429 rate_limited")
         .says("hint: the API key's rate limit of 0");
+    let row = run.stdout.lines().find(|line| line.trim_start().starts_with("all")).unwrap();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["all", "0", "0", "-", "-", "-", "-", "-", "-"]);
+    let keeper = Keeper::faulty(None, |_, _| Fault::Refuse(400, "value_too_large"));
+    let run = insic(&keeper).run(&["bench", "--op", "set", "--requests", "2", "--connections", "1"]);
+    run.says("value_too_large").says("`max_value_size` in the node's configuration");
 
     let keeper = Keeper::faulty(None, |_, _| Fault::HangUp);
     let run = insic(&keeper).run(&["--json", "bench", "--op", "set", "--requests", "3", "--connections", "1"]);
     assert_eq!(run.exit, 4, "{run:?}");
     run.says("none of 3 requests was answered").says("the server closed the connection without an answer");
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    // Nothing was served, which is not quick.
+    assert_eq!(report["latency_us"], Value::Null);
     assert_eq!((number(&report["requests"]["unanswered"]), number(&report["connections"]["broken"])), (3, 3));
 }
 
