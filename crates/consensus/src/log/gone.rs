@@ -1,8 +1,8 @@
 //! Entries that a log no longer holds, but whose memory is not given back yet.
 //!
 //! A purge takes away all entries up to a checkpoint, hundreds of thousands of commands. To free them at once would keep
-//! the group from its work for tens of milliseconds; from another thread it did so too, with an allocator whose locks are
-//! everybody's. So a few are freed with each entry that comes.
+//! the group from its work for tens of milliseconds, on whatever thread: the allocator's locks are everybody's. So a few
+//! are freed with each entry that comes.
 
 use std::{collections::VecDeque, mem};
 
