@@ -37,7 +37,7 @@ pub trait Env: Send + Sync + fmt::Debug + 'static {
 ///
 /// # Panics
 /// When `work` does.
-pub(crate) async fn blocking<T: Send + 'static>(env: &dyn Env, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(env: &dyn Env, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (body, answer) = answered(work);
     env.run_blocking(body);
     answer.await.expect(OUTLIVES)

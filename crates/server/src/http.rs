@@ -6,7 +6,7 @@
 //! 4. [`kv`], [`keys`] and [`health`] parse with [`query`] and [`body`], call the service, and write the answer.
 //! 5. [`error`] writes every answer that is not a success.
 //!
-//! What all of them share, and no tenant may have alone, is in [`pool`].
+//! What all of them share, and no tenant may have alone, is in [`pool`]; [`long`] keeps one from having a thread alone.
 
 use std::{
     borrow::Cow,
@@ -26,6 +26,7 @@ use crate::{
         body::{BodyBounds, Payload},
         caller::{Callers, Known},
         error::Error,
+        long::LongTexts,
         pool::{Holdings, Pool},
         query::Query,
     },
@@ -42,6 +43,7 @@ pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod kv;
 pub(crate) mod layers;
+pub(crate) mod long;
 pub(crate) mod page;
 pub(crate) mod pool;
 pub(crate) mod query;
@@ -65,6 +67,8 @@ pub(crate) struct App {
     pub(crate) body_bytes: Arc<Pool>,
     /// The bytes of all answers that their clients have not taken yet.
     pub(crate) answer_bytes: Arc<Pool>,
+    /// Where long bodies are read, and long values written.
+    pub(crate) long_texts: LongTexts,
     /// The threads that pages of keys may hold.
     pub(crate) scans: Arc<Semaphore>,
     /// Places for tenants' requests.
@@ -73,6 +77,16 @@ pub(crate) struct App {
     pub(crate) operator_places: Arc<Pool>,
     /// Counts requests, for their ids.
     pub(crate) requests: AtomicU64,
+}
+
+impl App {
+    /// Takes a body's text as JSON.
+    ///
+    /// # Errors
+    /// See [`body::parse`].
+    pub(crate) async fn parse<T: DeserializeOwned + Send + 'static>(&self, text: String) -> Result<T, Error> {
+        self.long_texts.work(text.len(), move || body::parse(&text)).await
+    }
 }
 
 /// The bounds of one request, and of all together.
@@ -117,17 +131,18 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// See [`Payload::read`] and [`body::parse`].
-    pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
-        body::parse(&self.text().await?)
+    pub(crate) async fn json<T: DeserializeOwned + Send + 'static>(&mut self) -> Result<T, Error> {
+        let text = self.text().await?;
+        self.app.parse(text).await
     }
 
     /// The body as JSON; nothing at all is the default.
     ///
     /// # Errors
     /// As [`Call::json`].
-    pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
+    pub(crate) async fn json_or_default<T: DeserializeOwned + Default + Send + 'static>(&mut self) -> Result<T, Error> {
         let text = self.text().await?;
-        if text.is_empty() { Ok(T::default()) } else { body::parse(&text) }
+        if text.is_empty() { Ok(T::default()) } else { self.app.parse(text).await }
     }
 
     /// When the store must have answered: counted from now, when the request has wholly arrived.

@@ -41,6 +41,7 @@ use crate::{
         address::{AddressRates, Addresses as AddressRules},
         body::BodyBounds,
         caller::Callers,
+        long::LongTexts,
         pool::{Pool, Resource},
         router::{Listener, Router},
     },
@@ -121,6 +122,10 @@ pub(crate) fn peer_tls(config: &Config) -> anyhow::Result<Option<PeerTls>> {
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 /// Runs a server until a signal ends it.
 pub(crate) fn run(start: Start) -> anyhow::Result<()> {
     let filter = telemetry::parse_filter(&start.config.log_level).map_err(anyhow::Error::msg)?;
@@ -129,8 +134,7 @@ pub(crate) fn run(start: Start) -> anyhow::Result<()> {
     let values = runtime("insid-values", GROUP_THREADS)?;
     let cache = runtime("insid-cache", GROUP_THREADS)?;
     let peers = runtime("insid-peers", PEER_THREADS)?;
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let requests = (0..threads).map(|_| runtime("insid-http", 1)).collect::<anyhow::Result<Vec<_>>>()?;
+    let requests = (0..processors()).map(|_| runtime("insid-http", 1)).collect::<anyhow::Result<Vec<_>>>()?;
     let operators = runtime("insid-operators", OPERATOR_THREADS)?;
     let metrics = Metrics::new(env.clone(), log.dropped_events());
     let handle = |runtime: &Runtime| runtime.handle().clone();
@@ -411,6 +415,8 @@ pub(crate) fn app(config: &Config, node: &Node, root_key: &str, env: Arc<dyn Env
         callers: Callers::new(env.clone(), root_key, node.rates()),
         addresses: AddressRules::new(config.permitted_ips.clone(), config.trusted_proxies.clone(), rates),
         metrics,
+        // Half of the processors: the others are for who waits for less.
+        long_texts: LongTexts::new(env.clone(), processors() / 2),
         env,
         bounds: Bounds {
             value_bytes_max: config.max_value_size,

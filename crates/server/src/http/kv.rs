@@ -1,6 +1,6 @@
 //! The data operations: one set of handlers for both stores, with the [`Keyspace`] as a parameter.
 
-use std::{borrow::Cow, str::FromStr, time::Duration};
+use std::{borrow::Cow, str::FromStr, sync::Arc, time::Duration};
 
 use api::{header, request};
 use axum::{
@@ -8,18 +8,22 @@ use axum::{
     http::{HeaderName, HeaderValue, header::CONTENT_TYPE},
     response::Response,
 };
+use bytes::Bytes;
 use state::{
     bounds,
     command::{Condition, Write},
     ids::Keyspace,
     kv::{Key, Page, PageStart},
+    query::Stored,
 };
 
 use crate::{
     http::{
-        KnownCall, body,
+        App, KnownCall,
         error::Error,
-        page, pool,
+        long::{LongTexts, json_bytes},
+        page,
+        pool::{self, Holdings},
         query::{Query, agree},
         router::IterateForm,
     },
@@ -55,8 +59,9 @@ async fn read(
     // Behind the view: a caller that is valid now sees nothing that was written after it was not.
     call.renew_caller()?;
     let stored = reader.get(call.known.scope(), key)?.ok_or(service::Error::KeyNotFound)?;
-    let mut response = data(&call, text(stored.value())?)?;
-    add_revision(&mut response, stored.revision());
+    let revision = stored.revision();
+    let mut response = found(call.call.app, call.holdings(), stored).await?;
+    add_revision(&mut response, revision);
     add_staleness(&mut response, staleness);
     Ok(response)
 }
@@ -100,7 +105,7 @@ pub(crate) async fn bump(mut call: KnownCall<'_>) -> Result<Response, Error> {
     let delta = i64::from_str(&value).map_err(|_| service::Error::NotAnInteger)?;
     let written = write(&mut call, Keyspace::Values, Write::Bump { key, delta }).await?;
     let sum = written.sum.ok_or_else(|| service::Error::Internal("a bump was answered without its sum".to_owned()))?;
-    let mut response = data(&call, &sum.to_string())?;
+    let mut response = data(call.call.app, call.holdings(), &sum.to_string())?;
     add_revision(&mut response, written.revision);
     Ok(response)
 }
@@ -192,7 +197,7 @@ async fn key_in_either(call: &mut KnownCall<'_>) -> Result<Key, Error> {
         None
     } else {
         // With a key in the URL, a body need not repeat it; what it says must still be well formed.
-        let optional: OptionalKey = body::parse(&body)?;
+        let optional: OptionalKey = call.call.app.parse(body).await?;
         if optional.key.is_none() && in_query.is_none() {
             return Err(Error::invalid("Field `key` is missing"));
         }
@@ -227,16 +232,44 @@ fn text(stored: &[u8]) -> Result<&str, service::Error> {
     std::str::from_utf8(stored).map_err(|_| service::Error::Internal("a stored value is not UTF-8".to_owned()))
 }
 
+/// What `data` stands in.
+const DATA: (&[u8], &[u8]) = (b"{\"data\":", b"}");
+
+/// `{"data":…}` of what was found.
+async fn found(app: &App, holdings: Option<Arc<Holdings>>, stored: Stored) -> Result<Response, Error> {
+    let value_bytes = stored.value().len();
+    if !LongTexts::is_long(value_bytes) {
+        return data(app, holdings, text(stored.value())?);
+    }
+    // Where there is no room for it, it is not looked at, and not written, first.
+    let mut room = pool::room_for_answer(&app.answer_bytes, holdings, value_bytes)?;
+    let write = move || {
+        let text = text(stored.value())?;
+        let bytes = DATA.0.len() + json_bytes(text) + DATA.1.len();
+        room.grow_to(bytes)?;
+        Ok(room.hold(written(text, bytes)))
+    };
+    app.long_texts.work(value_bytes, write).await.map(as_json)
+}
+
 /// `{"data":…}`, written straight from the stored text.
-fn data(call: &KnownCall<'_>, text: &str) -> Result<Response, Error> {
-    let mut json = Vec::with_capacity(text.len() + 16);
-    json.extend_from_slice(b"{\"data\":");
+fn data(app: &App, holdings: Option<Arc<Holdings>>, text: &str) -> Result<Response, Error> {
+    let json = written(text, text.len() + 16);
+    Ok(as_json(pool::count_answer(&app.answer_bytes, holdings, json)?))
+}
+
+fn written(text: &str, capacity: usize) -> Vec<u8> {
+    let mut json = Vec::with_capacity(capacity);
+    json.extend_from_slice(DATA.0);
     serde_json::to_writer(&mut json, text).expect("text always serializes, and memory takes every write");
-    json.push(b'}');
-    let json = pool::count_answer(&call.call.app.answer_bytes, call.holdings(), json)?;
+    json.extend_from_slice(DATA.1);
+    json
+}
+
+fn as_json(json: Bytes) -> Response {
     let mut response = Response::new(Body::from(json));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
 }
 
 /// The answer to a write that has nothing to say but that it was done.

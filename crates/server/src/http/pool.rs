@@ -163,9 +163,36 @@ pub(crate) fn count_answer(pool: &Arc<Pool>, holdings: Option<Arc<Holdings>>, by
     if bytes.len() <= SMALL_ANSWER_BYTES {
         return Ok(bytes.into());
     }
+    room_for_answer(pool, holdings, bytes.capacity()).map(|room| room.hold(bytes))
+}
+
+/// Room for an answer that is written later, or not at all.
+pub(crate) struct Room(Part);
+
+/// Takes room for an answer of so many bytes.
+///
+/// # Errors
+/// 503 when too much is in flight.
+pub(crate) fn room_for_answer(pool: &Arc<Pool>, holdings: Option<Arc<Holdings>>, bytes: usize) -> Result<Room, Error> {
     let mut part = Part::new(pool, holdings);
-    part.add(bytes.capacity())?;
-    Ok(Bytes::from_owner(Counted { bytes, _part: part }))
+    part.add(bytes)?;
+    Ok(Room(part))
+}
+
+impl Room {
+    /// Takes more, up to so many bytes in all.
+    ///
+    /// # Errors
+    /// As [`room_for_answer`]; what it has it keeps until it is dropped.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
+        self.0.add(bytes.saturating_sub(self.0.amount))
+    }
+
+    /// The answer, for which this is the room.
+    pub(crate) fn hold(self, bytes: Vec<u8>) -> Bytes {
+        debug_assert!(bytes.capacity() <= self.0.amount, "it takes more than there is room for");
+        Bytes::from_owner(Counted { bytes, _part: self.0 })
+    }
 }
 
 #[cfg(test)]
@@ -231,6 +258,21 @@ mod tests {
         }
         assert!(take().unwrap().charge_to(holdings.clone()).is_err());
         assert_eq!(pool.taken(), 2);
+    }
+
+    #[test]
+    fn room_grows_where_there_is_any_and_is_given_back() {
+        let pool = Pool::new(Resource::AnswerBytes, 100, 100);
+        let mut room = room_for_answer(&pool, None, 30).unwrap();
+        room.grow_to(20).unwrap();
+        assert_eq!(pool.taken(), 30);
+        assert!(room.grow_to(101).is_err());
+        room.grow_to(100).unwrap();
+        assert!(room_for_answer(&pool, None, 1).is_err());
+        let answer = room.hold(vec![0; 100]);
+        assert_eq!(pool.taken(), 100);
+        drop(answer);
+        assert_eq!(pool.taken(), 0);
     }
 
     #[test]
