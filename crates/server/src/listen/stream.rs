@@ -24,6 +24,9 @@ use tokio::{
 
 use super::Times;
 
+/// The first line of a request with the longest URL, of 65,534 bytes; a method and a version are shorter than what is left.
+const FIRST_LINE_BYTES_MAX: usize = 65_534 + 64;
+
 /// Whether a request is being served. Counts up at each begin and end: odd while one is.
 #[derive(Debug, Default)]
 pub(crate) struct Activity(AtomicU64);
@@ -128,8 +131,10 @@ pub(crate) struct Watched<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Head {
     Nothing,
-    PartOfFirstLine,
-    FirstLine,
+    /// So many bytes of its first line, which has not come to its end.
+    PartOfFirstLine(usize),
+    /// Its first line, of so many bytes.
+    FirstLine(usize),
 }
 
 impl<S> Watched<S> {
@@ -163,11 +168,14 @@ impl<S> Watched<S> {
             return;
         }
         if self.head == Head::Nothing {
-            self.head = Head::PartOfFirstLine;
+            self.head = Head::PartOfFirstLine(0);
             self.read_timer.disarm(); // from idleness to the head's own time
         }
-        if self.head == Head::PartOfFirstLine && bytes.contains(&b'\n') {
-            self.head = Head::FirstLine;
+        if let Head::PartOfFirstLine(before) = self.head {
+            self.head = match bytes.iter().position(|byte| *byte == b'\n') {
+                Some(end) => Head::FirstLine(before + end),
+                None => Head::PartOfFirstLine(before + bytes.len()),
+            };
         }
     }
 
@@ -181,7 +189,7 @@ impl<S> Watched<S> {
                 ready!(self.read_timer.poll(cx, self.times.idle_max));
                 Poll::Ready(Ok(())) // to hyper, the end of the input: an orderly close
             }
-            Head::PartOfFirstLine | Head::FirstLine => {
+            Head::PartOfFirstLine(_) | Head::FirstLine(_) => {
                 ready!(self.read_timer.poll(cx, self.times.head_max));
                 self.verdict = Some(Verdict::HeadTooSlow);
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -194,9 +202,12 @@ impl<S> Watched<S> {
         let verdict = match bytes.get(..13) {
             Some(b"HTTP/1.1 400 ") => Verdict::NotHttp,
             Some(b"HTTP/1.1 414 ") => Verdict::UrlTooLong,
-            // Where not even the first line has come to its end, it is the URL that is too long.
-            Some(b"HTTP/1.1 431 ") if self.head == Head::PartOfFirstLine => Verdict::UrlTooLong,
-            Some(b"HTTP/1.1 431 ") => Verdict::HeadersTooLarge,
+            Some(b"HTTP/1.1 431 ") => match self.head {
+                // The end of a first line that is too long may have come with what was too much.
+                Head::PartOfFirstLine(_) => Verdict::UrlTooLong,
+                Head::FirstLine(bytes) if bytes > FIRST_LINE_BYTES_MAX => Verdict::UrlTooLong,
+                Head::Nothing | Head::FirstLine(_) => Verdict::HeadersTooLarge,
+            },
             _ => return false,
         };
         let is_empty = bytes.windows(EMPTY.len()).any(|window| window.eq_ignore_ascii_case(EMPTY));
@@ -334,5 +345,38 @@ impl Timer {
             sleep.as_mut().reset(Instant::now() + after);
         }
         sleep.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What a client is told when hyper has had enough of its head, of which these pieces have come.
+    fn verdict_on(pieces: &[&str]) -> Verdict {
+        let time = Duration::from_secs(1);
+        let times = Times { head_max: time, idle_max: time, write_stall_max: time };
+        let (ended, mut end) = oneshot::channel();
+        let mut watched = Watched::new(tokio::io::empty(), times, Arc::default(), ended);
+        for piece in pieces {
+            watched.arrived(piece.as_bytes());
+        }
+        assert!(watched.take_automatic_answer(b"HTTP/1.1 431 T\r\ncontent-length: 0\r\n\r\n"));
+        drop(watched);
+        end.try_recv().unwrap().verdict.unwrap()
+    }
+
+    #[test]
+    fn a_head_that_is_too_large_is_told_from_a_url_that_is_however_it_arrives() {
+        let long = "a".repeat(200_000);
+        let (url, header) =
+            (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), format!("GET / HTTP/1.1\r\nX: {long}"));
+        for pieces in [&[&url[..]][..], &[&url[..9], &url[9..]], &[&url[..150_000]], &[&url[..9], &url[9..150_000]]] {
+            assert_eq!(verdict_on(pieces), Verdict::UrlTooLong);
+        }
+        for pieces in [&[&header[..]][..], &[&header[..9], &header[9..]]] {
+            assert_eq!(verdict_on(pieces), Verdict::HeadersTooLarge);
+        }
     }
 }
