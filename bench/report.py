@@ -23,7 +23,7 @@ class Table:
 def text(value, digits):
     if value is None:
         return ""
-    if digits and abs(value) >= 10_000:
+    if digits and abs(value) >= 1_000:
         digits = 0
     return str(value) if digits is None else f"{value:,.{digits}f}"
 
