@@ -263,6 +263,30 @@ fn both_groups_leadership_is_handed_over() {
     assert_eq!(cluster.leader(), after);
 }
 
+/// A leader that has just begun has heard from nobody yet.
+#[test]
+fn leadership_goes_on_to_one_that_the_leader_has_not_heard_from_yet() {
+    let cluster = Cluster::start(3);
+    let before = cluster.leader();
+    let [next, last] = others(&cluster, before)[..] else { panic!("three nodes") };
+    let (next_id, last_id) = (cluster.id(next), cluster.id(last));
+    cluster.signal(last, "STOP");
+    let (status, text) = change(&cluster, before, "transfer", &json!({ "node": next_id }));
+    assert_eq!(status, 200, "{text}");
+    let (status, text) = thread::scope(|scope| {
+        let asked = scope.spawn(|| change(&cluster, next, "transfer", &json!({ "node": last_id })));
+        let begin = Instant::now();
+        wait_for("a third of a second without an answer", || {
+            assert!(!asked.is_finished(), "answered before it could hear: {:?}", cluster.status(next));
+            (begin.elapsed() > Duration::from_millis(300)).then_some(())
+        });
+        cluster.signal(last, "CONT");
+        asked.join().unwrap()
+    });
+    assert_eq!(status, 200, "{text}");
+    assert_eq!(cluster.status(last)["leader"], json!(last_id));
+}
+
 /// Writers on every node go on under an alias, or under a large limit, while that is taken away: once it is acknowledged
 /// nothing of theirs is applied any more.
 #[test]

@@ -158,13 +158,16 @@ impl Desk {
         }
     }
 
+    async fn await_majority_without(&self, node: NodeId) {
+        let own = self.values.member();
+        self.await_answers(|members| lack_without(own, members, node, &BTreeSet::new()) != Some(Lack::Answers)).await;
+    }
+
     /// A leader that has just begun has not heard from everybody yet: it waits a moment for them before it says that they
     /// do not answer.
-    async fn await_majority_without(&self, node: NodeId) {
+    async fn await_answers(&self, are_enough: impl Fn(&Members) -> bool) {
         let until = Instant::now() + CONTACT_AGE_MAX;
-        let own = self.values.member();
-        let lacks_answers = || lack_without(own, &self.values.members(), node, &BTreeSet::new()) == Some(Lack::Answers);
-        while lacks_answers() && self.values.status().is_leader && Instant::now() < until {
+        while !are_enough(&self.values.members()) && self.values.status().is_leader && Instant::now() < until {
             sleep(LOOK).await;
         }
     }
@@ -235,25 +238,22 @@ impl Desk {
 
     /// Hands both groups' leadership to `to`, or to the voter that has come furthest, and says which of the two went.
     async fn transfer(&self, to: Option<NodeId>) -> Told {
-        let members = self.values.members();
         let own = self.values.member();
-        let target = match to {
-            Some(node) => MemberId { node, incarnation: 0 },
-            None => {
-                let others = members.members.iter().filter(|member| member.is_voter && member.id != own);
-                match others.filter(|member| is_heard(member)).max_by_key(|member| member.matched_index) {
-                    Some(other) => other.id,
-                    None => return Told::Refused("there is no other voter that answers".to_owned()),
-                }
+        let to = to.map(|node| MemberId { node, incarnation: 0 });
+        if to != Some(own) {
+            self.await_answers(|members| successor(own, members, to) != Err(NoSuccessor::Silent)).await;
+            if !self.values.status().is_leader {
+                return self.leader();
             }
+        }
+        let target = match (successor(own, &self.values.members(), to), to) {
+            (Ok(target), _) => target,
+            (Err(NoSuccessor::NoVoter), Some(to)) => return Told::Refused(format!("node {} is no voter", to.node)),
+            (Err(NoSuccessor::Silent), Some(to)) => {
+                return Told::Refused(format!("node {} does not answer; nothing was changed", to.node));
+            }
+            (Err(_), None) => return Told::Refused("there is no other voter that answers".to_owned()),
         };
-        if !members.voters.contains(&target) {
-            return Told::Refused(format!("node {} is no voter", target.node));
-        }
-        // The attempt itself would cost the group its writes for as long as it is waited for.
-        if target != own && !members.members.iter().any(|member| member.id == target && is_heard(member)) {
-            return Told::Refused(format!("node {} does not answer; nothing was changed", target.node));
-        }
         if self.full_nodes()().contains(&target.node) {
             return Told::Refused(format!(
                 "node {}'s disk is full: make room there first; nothing was changed",
@@ -317,6 +317,26 @@ impl Desk {
             Ok(()) => Told::Done,
             Err(error) => Told::Refused(error.to_string()),
         }
+    }
+}
+
+/// Why the leadership cannot be handed to the one that was asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum NoSuccessor {
+    NoVoter,
+    /// The attempt itself would cost the group its writes for as long as it is waited for.
+    Silent,
+}
+
+/// Who is to lead: `to`, or else the other voter that has come furthest; on the leader, which is `own`.
+fn successor(own: MemberId, members: &Members, to: Option<MemberId>) -> Result<MemberId, NoSuccessor> {
+    let heard = || members.members.iter().filter(|member| member.is_voter && member.id != own && is_heard(member));
+    let furthest = || heard().max_by_key(|member| member.matched_index).map(|member| member.id);
+    match to {
+        Some(to) if !members.voters.contains(&to) => Err(NoSuccessor::NoVoter),
+        Some(to) if to == own || heard().any(|member| member.id == to) => Ok(to),
+        Some(_) => Err(NoSuccessor::Silent),
+        None => furthest().ok_or(NoSuccessor::Silent),
     }
 }
 
@@ -407,6 +427,24 @@ mod tests {
             Err(Stop::HalfDone) => "half done".to_owned(),
             Err(Stop::Refused(reason)) => reason,
         }
+    }
+
+    #[test]
+    fn leadership_goes_to_a_voter_that_is_heard() {
+        let mut all =
+            members(&[(2, true, "b", HEARD), (3, true, "c", SILENT), (4, true, "d", HEARD), (5, false, "e", HEARD)]);
+        all.members[3].matched_index = Some(2);
+        for (to, expected) in [
+            (None, Ok(4)),
+            (Some(1), Ok(1)),
+            (Some(2), Ok(2)),
+            (Some(3), Err(NoSuccessor::Silent)),
+            (Some(5), Err(NoSuccessor::NoVoter)),
+            (Some(6), Err(NoSuccessor::NoVoter)),
+        ] {
+            assert_eq!(successor(OWN, &all, to.map(MemberId::from)), expected.map(MemberId::from), "{to:?}");
+        }
+        assert_eq!(successor(OWN, &members(&[(2, true, "b", None)]), None), Err(NoSuccessor::Silent));
     }
 
     #[test]
