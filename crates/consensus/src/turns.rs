@@ -25,6 +25,11 @@ const QUANTUM_BYTES: usize = 16 * 1024;
 /// Commands that may stand in lines; as many more may wait in the queue, in the order of arrival.
 const IN_LINES_MAX: usize = 16_384;
 
+/// Ended lines whose memory the next ones get: a tenant that writes has a new line for each entry.
+const SPARE_LINES_MAX: usize = 16;
+/// Commands for which such a line may have memory.
+const SPARE_COMMANDS_MAX: usize = 128;
+
 /// A command on its way into the log.
 pub(crate) struct Waiting {
     pub(crate) command: Command,
@@ -35,7 +40,6 @@ pub(crate) struct Waiting {
 }
 
 /// One scope's commands.
-#[derive(Default)]
 struct Line {
     waiting: VecDeque<Waiting>,
     credit_bytes: usize,
@@ -48,11 +52,13 @@ pub(crate) struct Turns {
     /// Whose lines are not empty, in the order of their turns.
     round: VecDeque<Option<ScopeId>>,
     in_lines: usize,
+    /// Empty.
+    spare: Vec<VecDeque<Waiting>>,
 }
 
 impl Turns {
     pub(crate) fn new(queue: mpsc::Receiver<Waiting>) -> Self {
-        Self { queue, lines: HashMap::new(), round: VecDeque::new(), in_lines: 0 }
+        Self { queue, lines: HashMap::new(), round: VecDeque::new(), in_lines: 0, spare: Vec::new() }
     }
 
     /// Returns when something waits; false when nothing does and nobody holds the queue any more.
@@ -88,7 +94,8 @@ impl Turns {
 
     fn line_up(&mut self, waiting: Waiting) {
         let scope = waiting.command.scope();
-        let line = self.lines.entry(scope).or_default();
+        let new = || Line { waiting: self.spare.pop().unwrap_or_default(), credit_bytes: 0 };
+        let line = self.lines.entry(scope).or_insert_with(new);
         if line.waiting.is_empty() {
             self.round.push_back(scope);
         }
@@ -118,7 +125,9 @@ impl Turns {
         line.credit_bytes = line.credit_bytes.saturating_sub(waiting.bytes);
         if line.waiting.is_empty() {
             // Who has nothing to send saves nothing up.
-            self.lines.remove(&scope);
+            let waiting = self.lines.remove(&scope).map(|line| line.waiting);
+            let small = waiting.filter(|waiting| waiting.capacity() <= SPARE_COMMANDS_MAX);
+            self.spare.extend(small.filter(|_| self.spare.len() < SPARE_LINES_MAX));
             self.round.pop_front();
         }
         self.in_lines -= 1;
@@ -222,6 +231,18 @@ mod tests {
         assert_eq!(take(&mut turns).len(), BATCH_COMMANDS_MAX);
         assert_eq!(take(&mut turns).len(), 1);
         assert!(turns.lines.is_empty() && turns.round.is_empty() && turns.in_lines == 0);
+    }
+
+    #[test]
+    fn the_memory_of_ended_lines_is_kept_for_few_and_short_ones() {
+        let (queue, mut turns) = turns((0..2 * SPARE_LINES_MAX as u128).map(|scope| waiting(scope, 1)));
+        while !take(&mut turns).is_empty() {}
+        assert_eq!(turns.spare.len(), SPARE_LINES_MAX);
+        for _ in 0..SPARE_COMMANDS_MAX + 1 {
+            queue.try_send(waiting(7, 1)).unwrap_or_else(|_| panic!("the queue is full"));
+        }
+        while !take(&mut turns).is_empty() {}
+        assert_eq!(turns.spare.len(), SPARE_LINES_MAX - 1);
     }
 
     #[tokio::test]

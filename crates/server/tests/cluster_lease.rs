@@ -39,7 +39,7 @@ fn alter(cluster: &Cluster, number: usize, old: &[u8], new: &[u8]) {
     assert!(found.next().is_none(), "one row alone ends so");
     let altered = [&value[..value.len() - old.len()], new].concat();
     let mut transaction = engine.begin();
-    transaction.put(key, altered.into());
+    transaction.put(&key, &altered);
     transaction.commit().unwrap();
     engine.checkpoint().unwrap();
 }

@@ -251,7 +251,7 @@ impl<E: Engine> Applying<'_, E> {
     pub fn commit(mut self) -> Result<(), Fault> {
         self.next.state_hash = self.rows.hash();
         self.next.totals = self.rows.totals();
-        self.rows.commit(layout::encode(&self.next))?;
+        self.rows.commit(&layout::encode(&self.next))?;
         *self.applied = self.next;
         if self.control_changed {
             self.control_version.fetch_add(1, Ordering::Release);

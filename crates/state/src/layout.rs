@@ -18,7 +18,7 @@
 //! of a record is a version byte, then postcard. The value of a client's value is described at [`encode_value`].
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use storage::{Bytes, Read};
+use storage::Read;
 
 use crate::{
     applied::Applied,
@@ -210,9 +210,11 @@ impl Record for RegistryState {
 }
 
 /// The record's stored form.
-pub(crate) fn encode<R: Record>(record: &R) -> Bytes {
-    let row = postcard::to_extend(record, vec![R::VERSION]);
-    row.expect("our records hold nothing that postcard refuses, and a Vec grows").into()
+pub(crate) fn encode<R: Record>(record: &R) -> Vec<u8> {
+    // postcard adds byte by byte: most records, an account above all, fit without growing.
+    let mut row = Vec::with_capacity(64);
+    row.push(R::VERSION);
+    postcard::to_extend(record, row).expect("our records hold nothing that postcard refuses, and a Vec grows")
 }
 
 /// The record in a row.
@@ -247,12 +249,12 @@ const VALUE_FLAGS: u8 = 0;
 pub(crate) const VALUE_HEADER_BYTES: usize = 10;
 
 /// A client's value as it is stored: version (1 byte), flags (1), revision (8, little-endian), then its bytes.
-pub(crate) fn encode_value(revision: u64, value: &[u8]) -> Bytes {
+pub(crate) fn encode_value(revision: u64, value: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(VALUE_HEADER_BYTES + value.len());
     row.extend_from_slice(&[VALUE_VERSION, VALUE_FLAGS]);
     row.extend_from_slice(&revision.to_le_bytes());
     row.extend_from_slice(value);
-    row.into()
+    row
 }
 
 /// The revision and the value in a row.

@@ -86,31 +86,31 @@ impl<T: Transaction> Rows<T> {
     }
 
     /// Sets a row whose present value, `old`, the caller has read.
-    pub(crate) fn replace(&mut self, key: Bytes, old: Option<&[u8]>, new: Bytes) {
+    pub(crate) fn replace(&mut self, key: &[u8], old: Option<&[u8]>, new: &[u8]) {
         if let Some(old) = old {
-            self.hash.remove(&key, old);
+            self.hash.remove(key, old);
         }
-        self.hash.insert(&key, &new);
+        self.hash.insert(key, new);
         self.transaction.put(key, new);
     }
 
     /// Removes a row whose present value, `old`, the caller has read.
-    pub(crate) fn remove(&mut self, key: Bytes, old: &[u8]) {
-        self.hash.remove(&key, old);
+    pub(crate) fn remove(&mut self, key: &[u8], old: &[u8]) {
+        self.hash.remove(key, old);
         self.transaction.delete(key);
     }
 
     /// Sets a record, whether it exists or not.
     pub(crate) fn store<R: Record>(&mut self, key: &[u8], record: &R) -> Result<(), Fault> {
         let old = self.get(key)?;
-        self.replace(key.into(), old.as_deref(), layout::encode(record));
+        self.replace(key, old.as_deref(), &layout::encode(record));
         Ok(())
     }
 
     /// Removes a row, if it exists.
     pub(crate) fn discard(&mut self, key: &[u8]) -> Result<(), Fault> {
         if let Some(old) = self.get(key)? {
-            self.remove(key.into(), &old);
+            self.remove(key, &old);
         }
         Ok(())
     }
@@ -148,8 +148,8 @@ impl<T: Transaction> Rows<T> {
     }
 
     /// Writes the applied row, which the hash leaves out, and commits.
-    pub(crate) fn commit(mut self, applied: Bytes) -> Result<(), Fault> {
-        self.transaction.put(layout::APPLIED_KEY.as_slice().into(), applied);
+    pub(crate) fn commit(mut self, applied: &[u8]) -> Result<(), Fault> {
+        self.transaction.put(&layout::APPLIED_KEY, applied);
         Ok(self.transaction.commit()?)
     }
 }

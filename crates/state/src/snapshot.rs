@@ -99,7 +99,7 @@ pub(crate) fn install<E: Engine>(
     if applied.keyspace != keyspace {
         return Err(invalid("it is the other store's"));
     }
-    let first: Row = (APPLIED_KEY.as_slice().into(), layout::encode(&applied));
+    let first: Row = (APPLIED_KEY.as_slice().into(), layout::encode(&applied).into());
     engine.replace(std::iter::once(Ok(first)).chain(import))?;
     Ok(applied)
 }

@@ -94,7 +94,7 @@ impl Opened {
     pub(crate) fn store<T: Transaction>(self, rows: &mut Rows<T>) -> Result<(), Fault> {
         let (old_row, before) = self.read.unzip();
         rows.count(self.scope, before.unwrap_or_default(), self.account.usage)?;
-        rows.replace(layout::account_key(self.scope).into(), old_row.as_deref(), layout::encode(&self.account));
+        rows.replace(&layout::account_key(self.scope), old_row.as_deref(), &layout::encode(&self.account));
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl Opened {
         }
         if let Some((old_row, before)) = self.read {
             rows.count(self.scope, before, usage)?;
-            rows.remove(layout::account_key(self.scope).into(), &old_row);
+            rows.remove(&layout::account_key(self.scope), &old_row);
         }
         Ok(())
     }

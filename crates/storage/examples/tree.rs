@@ -58,7 +58,7 @@ fn write(engine: &MemoryEngine, count: u64, choose: impl Fn(u64) -> u64) -> Resu
     for first in (0..count).step_by(WRITES as usize) {
         let mut transaction = engine.begin();
         for number in first..count.min(first + WRITES) {
-            transaction.put(key(choose(number)), [number as u8; VALUE_BYTES].into());
+            transaction.put(&key(choose(number)), &[number as u8; VALUE_BYTES]);
         }
         transaction.commit()?;
     }

@@ -116,11 +116,11 @@ pub trait Transaction: Read + Send {
     /// A point to come back to with [`Transaction::rollback`].
     type Savepoint;
 
-    /// Sets `key` to `value`.
-    fn put(&mut self, key: Bytes, value: Bytes);
+    /// Sets `key` to `value`. Both are copied to where they belong, as a rule into memory that is there already.
+    fn put(&mut self, key: &[u8], value: &[u8]);
 
     /// Removes `key`; no change when it is absent.
-    fn delete(&mut self, key: Bytes);
+    fn delete(&mut self, key: &[u8]);
 
     /// Remembers the transaction as it is now. Cheap, whatever its size.
     fn savepoint(&self) -> Self::Savepoint;

@@ -48,7 +48,7 @@ impl Engine for MemoryEngine {
         let mut tree = Tree::default();
         for row in rows {
             let (key, value) = row?;
-            tree.insert(&key, &Some(value));
+            tree.insert(&key, Some(&value));
         }
         let _turn = self.writer.take();
         self.published.store(Arc::new(tree));
@@ -119,12 +119,12 @@ impl Read for MemoryTransaction<'_> {
 impl Transaction for MemoryTransaction<'_> {
     type Savepoint = MemorySavepoint;
 
-    fn put(&mut self, key: Bytes, value: Bytes) {
-        self.rows.insert(&key, &Some(value));
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.rows.insert(key, Some(value));
     }
 
-    fn delete(&mut self, key: Bytes) {
-        self.rows.remove(&key);
+    fn delete(&mut self, key: &[u8]) {
+        self.rows.remove(key);
     }
 
     fn savepoint(&self) -> MemorySavepoint {

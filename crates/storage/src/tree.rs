@@ -103,7 +103,7 @@ impl Tree {
     }
 
     /// Sets what is known of `key`. Answers the length of the value that was there: 0 for a removal, None for nothing.
-    pub(crate) fn insert(&mut self, key: &[u8], change: &Change) -> Option<usize> {
+    pub(crate) fn insert(&mut self, key: &[u8], change: Option<&[u8]>) -> Option<usize> {
         let edges = Edges { first: true, last: true };
         let mut inserted = self.root.insert(key, change, edges, self.bounds);
         while !inserted.siblings.is_empty() {

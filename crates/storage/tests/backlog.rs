@@ -99,7 +99,7 @@ impl File for WatchedFile {
 fn put(engine: &DiskEngine) {
     let mut transaction = engine.begin();
     for number in 0..ROWS {
-        transaction.put(number.to_be_bytes().as_slice().into(), [7; 100].as_slice().into());
+        transaction.put(&number.to_be_bytes(), &[7; 100]);
     }
     transaction.commit().unwrap();
 }
@@ -133,7 +133,7 @@ fn a_checkpoint_tells_how_far_it_has_come() {
 
     // More than the file has room for.
     let mut transaction = engine.begin();
-    (0..40_u8).for_each(|number| transaction.put([number].as_slice().into(), vec![7; 1 << 20].into()));
+    (0..40_u8).for_each(|number| transaction.put(&[number], &vec![7; 1 << 20]));
     transaction.commit().unwrap();
     let before = engine.backlog();
     disk.set_capacity(Some(0));

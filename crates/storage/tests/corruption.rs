@@ -52,11 +52,11 @@ fn made(crashed: bool) -> (Vec<u8>, Rows) {
             // Some of them longer than a page.
             let bytes = if number % 150 == 7 { 9_000 } else { 60 + number as usize % 50 };
             let value: Bytes = vec![round; bytes].into();
-            transaction.put(key(number), value.clone());
+            transaction.put(&key(number), &value);
             rows.insert(key(number), value);
         }
         for number in (0..600).filter(|number| round > 0 && number % 11 == u32::from(round)) {
-            transaction.delete(key(number));
+            transaction.delete(&key(number));
             rows.remove(&key(number));
         }
         transaction.commit().unwrap();
@@ -91,7 +91,7 @@ fn is_noticed(damaged: &[u8], expected: &Rows) -> bool {
         let mut more = expected.clone();
         let mut transaction = engine.begin();
         for number in 600..650 {
-            transaction.put(key(number), vec![9; 200].into());
+            transaction.put(&key(number), &vec![9; 200]);
             more.insert(key(number), vec![9; 200].into());
         }
         transaction.commit()?;

@@ -25,7 +25,7 @@ fn put(engine: &DiskEngine, numbers: impl Iterator<Item = u64>) -> Duration {
     for batch in numbers.chunks(500) {
         let mut transaction = engine.begin();
         for number in batch {
-            transaction.put(key(*number), [b'v'; 100].into());
+            transaction.put(&key(*number), &[b'v'; 100]);
         }
         transaction.commit().unwrap();
     }

@@ -24,7 +24,7 @@ fn key(number: u32) -> Bytes {
 fn put(engine: &DiskEngine, keys: std::ops::Range<u32>, round: u8, value_bytes: usize) {
     let mut transaction = engine.begin();
     for number in keys {
-        transaction.put(key(number), vec![round; value_bytes].into());
+        transaction.put(&key(number), &vec![round; value_bytes]);
     }
     transaction.commit().unwrap();
 }
@@ -105,7 +105,7 @@ fn what_is_written_after_a_refusal_lies_above_what_was_frozen() {
     assert!(matches!(engine.checkpoint(), Err(Error::DiskFull { .. })));
     put(&engine, 1..2, 3, 10);
     let mut transaction = engine.begin();
-    transaction.delete(key(2));
+    transaction.delete(&key(2));
     transaction.commit().unwrap();
     assert!(matches!(engine.checkpoint(), Err(Error::DiskFull { .. })));
     disk.set_capacity(None);
@@ -240,7 +240,7 @@ fn a_value_whose_bytes_went_bad_is_never_served() {
     // So many rows that the value's page is not the root, which an open table holds.
     put(&engine, 0..2000, 1, 100);
     let mut transaction = engine.begin();
-    transaction.put(b"key".as_slice().into(), MARK.into());
+    transaction.put(b"key", MARK);
     transaction.commit().unwrap();
     engine.checkpoint().unwrap();
     drop(engine);

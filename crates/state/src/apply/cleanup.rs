@@ -61,7 +61,7 @@ fn purge<T: Transaction>(rows: &mut Rows<T>, keyspace: Keyspace, scope: ScopeId,
                 let (_, client_value) = layout::decode_value(&value)?;
                 opened.account.usage.replace(scope, Some(size_bytes(client_key, client_value)), None, None)?;
                 deletion.cursor = client_key[..client_key.len().min(Deletion::CURSOR_BYTES_MAX)].to_vec();
-                rows.remove(key, &value);
+                rows.remove(&key, &value);
             }
             if done { opened.remove(rows)? } else { opened.store(rows)? }
         }

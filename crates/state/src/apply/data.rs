@@ -203,7 +203,7 @@ impl Writer {
         let new_bytes = size_bytes(key.as_bytes(), value);
         self.usage.replace(self.scope, row.size_bytes(key)?, Some(new_bytes), self.quota_bytes)?;
         self.advance()?;
-        rows.replace(row.key.into(), row.stored.as_deref(), layout::encode_value(self.usage.revision, value));
+        rows.replace(&row.key, row.stored.as_deref(), &layout::encode_value(self.usage.revision, value));
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl Writer {
         let Some(stored) = row.stored else { return Ok(()) };
         self.usage.replace(self.scope, old_bytes, None, self.quota_bytes)?;
         self.advance()?;
-        rows.remove(row.key.into(), &stored);
+        rows.remove(&row.key, &stored);
         Ok(())
     }
 

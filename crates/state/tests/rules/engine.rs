@@ -72,12 +72,12 @@ impl Read for PlainTransaction<'_> {
 impl Transaction for PlainTransaction<'_> {
     type Savepoint = Map;
 
-    fn put(&mut self, key: Bytes, value: Bytes) {
-        self.map.insert(key, value);
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.map.insert(key.into(), value.into());
     }
 
-    fn delete(&mut self, key: Bytes) {
-        self.map.remove(&key);
+    fn delete(&mut self, key: &[u8]) {
+        self.map.remove(key);
     }
 
     fn savepoint(&self) -> Map {

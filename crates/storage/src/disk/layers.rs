@@ -17,10 +17,10 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub(super) fn set(&mut self, key: Bytes, change: Change) {
+    pub(super) fn set(&mut self, key: &[u8], change: Option<&[u8]>) {
         let key_bytes = key.len() as u64;
-        self.bytes += key_bytes + change.as_ref().map_or(0, |value| value.len() as u64);
-        if let Some(former_bytes) = self.changes.insert(&key, &change) {
+        self.bytes += key_bytes + change.map_or(0, |value| value.len() as u64);
+        if let Some(former_bytes) = self.changes.insert(key, change) {
             self.bytes -= key_bytes + former_bytes as u64;
         }
     }

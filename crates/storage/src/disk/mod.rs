@@ -125,7 +125,7 @@ impl DiskEngine {
         let now = self.published.load();
         let mut active = now.frozen.clone().unwrap_or_default();
         for (key, change) in now.active.changes() {
-            active.set(key, change);
+            active.set(&key, change.as_deref());
         }
         self.published.store(Arc::new(Layers { active, frozen: None, floor: now.floor.clone() }));
     }

@@ -43,11 +43,11 @@ impl Read for DiskTransaction<'_> {
 impl Transaction for DiskTransaction<'_> {
     type Savepoint = DiskSavepoint;
 
-    fn put(&mut self, key: Bytes, value: Bytes) {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
         self.layers.active.set(key, Some(value));
     }
 
-    fn delete(&mut self, key: Bytes) {
+    fn delete(&mut self, key: &[u8]) {
         self.layers.active.set(key, None);
     }
 

@@ -96,22 +96,24 @@ impl Leaf {
     }
 
     /// The leaf with `change` at `at`, which is what a search for `key` has answered.
-    pub(super) fn set(&self, at: Result<usize, usize>, key: &[u8], change: &Change, bounds: &Bounds) -> Self {
+    pub(super) fn set(&self, at: Result<usize, usize>, key: &[u8], change: Option<&[u8]>, bounds: &Bounds) -> Self {
         let value = encode(change, bounds);
-        let outside = change.as_ref().filter(|value| value.len() > bounds.inline_bytes);
+        let outside = change.filter(|value| value.len() > bounds.inline_bytes).map(Bytes::from);
         match at {
-            Ok(slot) => {
-                Self { page: self.page.replace(slot, value), outside: self.outside_with(slot..slot + 1, outside) }
-            }
-            Err(slot) => {
-                Self { page: self.page.insert(slot, key, Some(value)), outside: self.outside_with(slot..slot, outside) }
-            }
+            Ok(slot) => Self {
+                page: self.page.replace(slot, value),
+                outside: self.outside_with(slot..slot + 1, outside.as_ref()),
+            },
+            Err(slot) => Self {
+                page: self.page.insert(slot, key, Some(value)),
+                outside: self.outside_with(slot..slot, outside.as_ref()),
+            },
         }
     }
 
     /// Writes `change` over what the row at `slot` holds, when both are inline and of one length, and the leaf is not
     /// shared.
-    pub(super) fn overwrite(&mut self, slot: usize, change: &Change, bounds: &Bounds) -> bool {
+    pub(super) fn overwrite(&mut self, slot: usize, change: Option<&[u8]>, bounds: &Bounds) -> bool {
         let new = encode(change, bounds);
         let inline = self.cells().value(slot) != OUTSIDE && new[0] != OUTSIDE;
         inline && self.page.overwrite(slot, new)
@@ -173,7 +175,7 @@ fn list(values: &[&[Bytes]]) -> Option<Arc<Vec<Bytes>>> {
 }
 
 /// What stands for `change` among the values.
-fn encode<'a>(change: &'a Change, bounds: &Bounds) -> Pieces<'a> {
+fn encode<'a>(change: Option<&'a [u8]>, bounds: &Bounds) -> Pieces<'a> {
     match change {
         None => [REMOVED, &[]],
         Some(value) if value.len() > bounds.inline_bytes => [OUTSIDE, &[]],

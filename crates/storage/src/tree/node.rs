@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bounds, Change, Cut, branch::Branch, cells::shared_bytes, leaf::Leaf};
+use super::{Bounds, Cut, branch::Branch, cells::shared_bytes, leaf::Leaf};
 
 /// A clone shares the node.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl Edges {
 }
 
 impl Node {
-    pub(super) fn insert(&mut self, key: &[u8], change: &Change, edges: Edges, bounds: &Bounds) -> Inserted {
+    pub(super) fn insert(&mut self, key: &[u8], change: Option<&[u8]>, edges: Edges, bounds: &Bounds) -> Inserted {
         match self {
             Self::Leaf(leaf) => insert_into_leaf(leaf, key, change, edges, bounds),
             Self::Branch(branch) => {
@@ -145,7 +145,7 @@ impl Node {
     }
 }
 
-fn insert_into_leaf(leaf: &mut Leaf, key: &[u8], change: &Change, edges: Edges, bounds: &Bounds) -> Inserted {
+fn insert_into_leaf(leaf: &mut Leaf, key: &[u8], change: Option<&[u8]>, edges: Edges, bounds: &Bounds) -> Inserted {
     let at = leaf.cells().search(key);
     let former_bytes = at.ok().map(|slot| leaf.value_bytes(slot));
     let mut inserted = Inserted { former_bytes, siblings: Vec::new() };

@@ -31,20 +31,20 @@ fn all(read: &impl Read) -> Vec<Row> {
 fn put_all(engine: &impl Engine, rows: &[(&str, &str)]) {
     let mut transaction = engine.begin();
     for (key, value) in rows {
-        transaction.put(bytes(key), bytes(value));
+        transaction.put(&bytes(key), &bytes(value));
     }
     transaction.commit().unwrap();
 }
 
 pub(crate) fn a_commit_is_seen_whole_and_a_dropped_transaction_not_at_all(engine: impl Engine) {
     let mut transaction = engine.begin();
-    transaction.put(bytes("a"), bytes("1"));
-    transaction.put(bytes("b"), bytes("2"));
+    transaction.put(b"a", b"1");
+    transaction.put(b"b", b"2");
     assert_eq!(all(&engine.view()), []);
     transaction.commit().unwrap();
     assert_eq!(all(&engine.view()), [row("a", "1"), row("b", "2")]);
     let mut dropped = engine.begin();
-    dropped.delete(bytes("a"));
+    dropped.delete(b"a");
     drop(dropped);
     assert_eq!(all(&engine.checkpoint().unwrap()), [row("a", "1"), row("b", "2")]);
     assert_eq!(all(&engine.checkpointed()), [row("a", "1"), row("b", "2")]);
@@ -55,7 +55,7 @@ pub(crate) fn keys_from_an_offset_begin_behind_so_many(engine: impl Engine) {
     let key = |number: usize| bytes(&format!("{number:05}"));
     let put = |numbers: &mut dyn Iterator<Item = usize>, value: &str| {
         let mut transaction = engine.begin();
-        numbers.for_each(|number| transaction.put(key(number), bytes(value)));
+        numbers.for_each(|number| transaction.put(&key(number), &bytes(value)));
         transaction.commit().unwrap();
     };
     put(&mut (0..3_000).step_by(2), "below");
@@ -63,7 +63,7 @@ pub(crate) fn keys_from_an_offset_begin_behind_so_many(engine: impl Engine) {
     // Above what a checkpoint has written lie rows of their own, rows in place of others, and removals; and nothing at the end.
     put(&mut (100..1_000).step_by(5), "above");
     let mut transaction = engine.begin();
-    (500..1_500).step_by(3).for_each(|number| transaction.delete(key(number)));
+    (500..1_500).step_by(3).for_each(|number| transaction.delete(&key(number)));
     transaction.commit().unwrap();
     let view = engine.view();
     let all: Vec<_> = all(&view).into_iter().map(|(key, _)| key).collect();
@@ -84,9 +84,9 @@ pub(crate) fn a_transaction_reads_its_own_writes(engine: impl Engine) {
     put_all(&engine, &[("a", "1"), ("b", "2"), ("c", "3")]);
     engine.checkpoint().unwrap();
     let mut transaction = engine.begin();
-    transaction.put(bytes("b"), bytes("two"));
-    transaction.delete(bytes("c"));
-    transaction.delete(bytes("absent"));
+    transaction.put(b"b", b"two");
+    transaction.delete(b"c");
+    transaction.delete(b"absent");
     assert_eq!(transaction.get(b"b").unwrap(), Some(bytes("two")));
     assert_eq!(transaction.get(b"c").unwrap(), None);
     assert_eq!(all(&transaction), [row("a", "1"), row("b", "two")]);
@@ -97,15 +97,15 @@ pub(crate) fn a_rollback_undoes_to_the_savepoint_and_no_further(engine: impl Eng
     put_all(&engine, &[("a", "1")]);
     engine.checkpoint().unwrap();
     let mut transaction = engine.begin();
-    transaction.put(bytes("b"), bytes("2"));
+    transaction.put(b"b", b"2");
     let outer = transaction.savepoint();
-    transaction.delete(bytes("a"));
+    transaction.delete(b"a");
     let inner = transaction.savepoint();
-    transaction.put(bytes("a"), bytes("again"));
+    transaction.put(b"a", b"again");
     transaction.rollback(inner);
     assert_eq!(all(&transaction), [row("b", "2")]);
     transaction.rollback(outer);
-    transaction.put(bytes("c"), bytes("3"));
+    transaction.put(b"c", b"3");
     transaction.commit().unwrap();
     assert_eq!(all(&engine.view()), [row("a", "1"), row("b", "2"), row("c", "3")]);
 }
@@ -183,7 +183,7 @@ pub(crate) fn keys_and_values_are_any_bytes(engine: impl Engine) {
     ];
     let mut transaction = engine.begin();
     for (key, value) in &rows {
-        transaction.put(key.clone(), value.clone());
+        transaction.put(&key, &value);
     }
     transaction.commit().unwrap();
     assert_eq!(all(&engine.view()), rows);
@@ -225,8 +225,8 @@ pub(crate) fn readers_see_whole_transactions_only(engine: impl Engine) {
         });
         for round in 1..=ROUNDS {
             let mut transaction = engine.begin();
-            transaction.put(bytes("a"), round.to_be_bytes().as_slice().into());
-            transaction.put(bytes("z"), round.to_be_bytes().as_slice().into());
+            transaction.put(b"a", &round.to_be_bytes());
+            transaction.put(b"z", &round.to_be_bytes());
             transaction.commit().unwrap();
         }
         done.store(true, Ordering::Release);

@@ -85,7 +85,7 @@ impl History {
     fn insert(&mut self, key: &Bytes, change: &Change) {
         let former = self.model.insert(key.clone(), change.clone());
         let former_bytes = former.map(|change| change.map_or(0, |value| value.len()));
-        assert_eq!(self.tree.insert(key, change), former_bytes);
+        assert_eq!(self.tree.insert(key, change.as_deref()), former_bytes);
         assert_eq!(self.tree.get(key), Some(change.clone()));
     }
 
