@@ -91,7 +91,7 @@ fn is_noticed(damaged: &[u8], expected: &Rows) -> bool {
         let mut more = expected.clone();
         let mut transaction = engine.begin();
         for number in 600..650 {
-            transaction.put(&key(number), &vec![9; 200]);
+            transaction.put(&key(number), &[9; 200]);
             more.insert(key(number), vec![9; 200].into());
         }
         transaction.commit()?;

@@ -138,11 +138,11 @@ impl<E: Engine> History<E> {
         for step in steps {
             match step {
                 Step::Put(key, value) => {
-                    transaction.put(&key, &value);
+                    transaction.put(key, value);
                     model.insert(key.clone(), value.clone());
                 }
                 Step::Delete(key) => {
-                    transaction.delete(&key);
+                    transaction.delete(key);
                     model.remove(key);
                 }
                 Step::Savepoint => savepoints.push((transaction.savepoint(), model.clone())),

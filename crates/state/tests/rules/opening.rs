@@ -19,7 +19,7 @@ fn refused(host: &MemoryHost, keyspace: Keyspace) -> String {
 fn put(host: &MemoryHost, key: &[u8], value: &[u8]) {
     let engine = host.engine();
     let mut transaction = engine.begin();
-    transaction.put(&key, value);
+    transaction.put(key, value);
     transaction.commit().unwrap();
 }
 

@@ -183,7 +183,7 @@ pub(crate) fn keys_and_values_are_any_bytes(engine: impl Engine) {
     ];
     let mut transaction = engine.begin();
     for (key, value) in &rows {
-        transaction.put(&key, &value);
+        transaction.put(key, value);
     }
     transaction.commit().unwrap();
     assert_eq!(all(&engine.view()), rows);
