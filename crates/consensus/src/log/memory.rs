@@ -35,16 +35,23 @@ pub struct MemoryLog {
 
 #[derive(Debug)]
 struct Live {
-    span: Span<Entry>,
+    span: Span<Held>,
     /// What was purged.
-    gone: Gone<Entry>,
+    gone: Gone<Held>,
     vote: Option<Vote>,
     committed: Option<LogId>,
 }
 
-impl Termed for Entry {
+/// An entry with its [weight](weight::entry_bytes).
+#[derive(Debug)]
+struct Held {
+    entry: Entry,
+    bytes: usize,
+}
+
+impl Termed for Held {
     fn term(&self) -> u64 {
-        self.log_id.leader_id.term
+        self.entry.log_id.leader_id.term
     }
 }
 
@@ -83,7 +90,7 @@ impl LocalLog for MemoryLog {
     }
 
     fn tail_start(&self, bytes: u64) -> u64 {
-        self.live().span.tail_start(bytes, |_, entry| weight::entry_bytes(entry) as u64)
+        self.live().span.tail_start(bytes, |_, held| held.bytes as u64)
     }
 
     fn note_committed(&self, position: Position) -> oneshot::Receiver<io::Result<()>> {
@@ -103,7 +110,7 @@ impl RaftLogReader<TypeConfig> for MemoryLog {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        Ok(self.live().span.range(half_open(&range)).map(|(_, entry)| entry.clone()).collect())
+        Ok(self.live().span.range(half_open(&range)).map(|(_, held)| held.entry.clone()).collect())
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -114,12 +121,12 @@ impl RaftLogReader<TypeConfig> for MemoryLog {
         let live = self.live();
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for (_, entry) in live.span.range(start..end) {
-            bytes += weight::entry_bytes(entry);
+        for (_, held) in live.span.range(start..end) {
+            bytes += held.bytes;
             if bytes > READ_BYTES_MAX && !entries.is_empty() {
                 break;
             }
-            entries.push(entry.clone());
+            entries.push(held.entry.clone());
         }
         Ok(entries)
     }
@@ -159,7 +166,8 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
         {
             let mut live = self.live();
             for entry in entries {
-                live.span.push(entry.log_id.index, entry).map_err(io::Error::other)?;
+                let bytes = weight::entry_bytes(&entry);
+                live.span.push(entry.log_id.index, Held { entry, bytes }).map_err(io::Error::other)?;
                 live.gone.free_some();
             }
         }

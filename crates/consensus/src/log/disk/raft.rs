@@ -20,7 +20,7 @@ use super::{
     shared::{Live, Op, Slot, Standing, closed},
 };
 use crate::{
-    log::{READ_BYTES_MAX, half_open, span::Termed, weight},
+    log::{READ_BYTES_MAX, half_open, weight},
     types::{Entry, LogId, TypeConfig, Vote, log_id, position},
 };
 
@@ -64,7 +64,7 @@ impl DiskLog {
             for (ticket, entry) in (ticket..).zip(&entries) {
                 let entry_bytes = weight::entry_bytes(entry);
                 bytes += entry_bytes as u64;
-                let slot = Slot { term: entry.term(), standing: Standing::Queued(ticket) };
+                let slot = Slot { term: entry.log_id.leader_id.term, standing: Standing::Queued(ticket) };
                 span.push(entry.log_id.index, slot).map_err(io::Error::other)?;
                 cache.push(entry.clone(), entry_bytes);
             }

@@ -346,7 +346,7 @@ impl Writer {
         self.marked = self.marked.max(batch.mark.unwrap_or_default());
         self.unmarked = batch.records > 0;
         let shared = Arc::clone(&self.shared);
-        let retired = {
+        let (retired, old_entries) = {
             let mut live = shared.live();
             live.queued_bytes -= batch.queued_bytes;
             live.free_bytes = self.active.bytes - self.synced.offset;
@@ -356,8 +356,8 @@ impl Writer {
                     slot.standing = Standing::Written(location);
                 }
             }
-            cache.shrink(span);
-            self.retire(&mut live)
+            let old_entries = cache.shrink(span);
+            (self.retire(&mut live), old_entries)
         };
         if !retired.is_empty() {
             shared.files.retire(retired);
@@ -368,6 +368,7 @@ impl Writer {
         for waiting in batch.waiting {
             waiting.tell(Ok(()));
         }
+        drop(old_entries); // not before: it takes a while
     }
 
     /// The segments without live entries, when a durable mark covers the purge that made them so.
