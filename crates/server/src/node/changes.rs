@@ -243,7 +243,9 @@ impl Desk {
         if to != Some(own) {
             self.await_answers(|members| successor(own, members, to) != Err(NoSuccessor::Silent)).await;
             if !self.values.status().is_leader {
-                return self.leader();
+                // Whoever leads now may be told of a certain node. Else it would hand over what has just come to it.
+                let moved = || Told::Refused("another node has taken the leadership over meanwhile".to_owned());
+                return if to.is_some() { self.leader() } else { moved() };
             }
         }
         let target = match (successor(own, &self.values.members(), to), to) {
@@ -252,7 +254,10 @@ impl Desk {
             (Err(NoSuccessor::Silent), Some(to)) => {
                 return Told::Refused(format!("node {} does not answer; nothing was changed", to.node));
             }
-            (Err(_), None) => return Told::Refused("there is no other voter that answers".to_owned()),
+            (Err(NoSuccessor::NoVoter), None) => return Told::Refused("there is no other voter".to_owned()),
+            (Err(NoSuccessor::Silent), None) => {
+                return Told::Refused("there is no other voter that answers".to_owned());
+            }
         };
         if self.full_nodes()().contains(&target.node) {
             return Told::Refused(format!(
@@ -330,9 +335,13 @@ enum NoSuccessor {
 
 /// Who is to lead: `to`, or else the other voter that has come furthest; on the leader, which is `own`.
 fn successor(own: MemberId, members: &Members, to: Option<MemberId>) -> Result<MemberId, NoSuccessor> {
-    let heard = || members.members.iter().filter(|member| member.is_voter && member.id != own && is_heard(member));
+    // Not one that is about to be none.
+    let is_other = |member: &&Member| members.voters.contains(&member.id) && member.id != own;
+    let others = || members.members.iter().filter(is_other);
+    let heard = || others().filter(|member| is_heard(member));
     let furthest = || heard().max_by_key(|member| member.matched_index).map(|member| member.id);
     match to {
+        None if others().next().is_none() => Err(NoSuccessor::NoVoter),
         Some(to) if !members.voters.contains(&to) => Err(NoSuccessor::NoVoter),
         Some(to) if to == own || heard().any(|member| member.id == to) => Ok(to),
         Some(_) => Err(NoSuccessor::Silent),
@@ -445,6 +454,9 @@ mod tests {
             assert_eq!(successor(OWN, &all, to.map(MemberId::from)), expected.map(MemberId::from), "{to:?}");
         }
         assert_eq!(successor(OWN, &members(&[(2, true, "b", None)]), None), Err(NoSuccessor::Silent));
+        assert_eq!(successor(OWN, &members(&[(2, false, "b", HEARD)]), None), Err(NoSuccessor::NoVoter), "alone");
+        all.voters.remove(&MemberId::from(4));
+        assert_eq!(successor(OWN, &all, None), Ok(MemberId::from(2)), "the fourth is leaving");
     }
 
     #[test]

@@ -76,11 +76,15 @@ impl Cache {
         self.gone.take(gone::take_front(&mut self.entries, count));
     }
 
-    /// Takes out the oldest entries that can be read from the disk, until the rest is within the bounds. The caller frees
-    /// them when nobody waits for it.
-    pub(super) fn shrink(&mut self, span: &mut Span<Slot>) -> Vec<Entry> {
+    /// Takes out the oldest entries that can be read from the disk, until the rest is within the bounds. Those from `new` on
+    /// have just been written: the state machine reads them next, and only the cache's own bound counts for them. The caller
+    /// frees what it gets when nobody waits for it.
+    pub(super) fn shrink(&mut self, span: &mut Span<Slot>, new: Option<u64>) -> Vec<Entry> {
         let mut old = Vec::new();
-        while self.bytes > self.bytes_max || (self.bytes > RECENT_BYTES && self.entries.len() > RECENT_ENTRIES) {
+        let is_read = |first: Option<u64>| new.is_none_or(|new| first.is_some_and(|first| first < new));
+        while self.bytes > self.bytes_max
+            || (self.bytes > RECENT_BYTES && self.entries.len() > RECENT_ENTRIES && is_read(self.first()))
+        {
             let written = |cached: &mut Cached| {
                 let slot = span.get_mut(cached.index());
                 slot.is_some_and(|slot| matches!(slot.standing, Standing::Written(_)))
@@ -117,9 +121,9 @@ mod tests {
     }
 
     /// How many entries are left.
-    fn shrunk((mut span, mut cache): (Span<Slot>, Cache)) -> usize {
+    fn shrunk((mut span, mut cache): (Span<Slot>, Cache), new: Option<u64>) -> usize {
         let (all, bytes) = (cache.entries.len(), cache.bytes);
-        let old = cache.shrink(&mut span);
+        let old = cache.shrink(&mut span, new);
         assert!(old.iter().zip(0..).all(|(entry, index)| entry.log_id.index == index), "the oldest, in their order");
         assert_eq!(cache.first(), (all > old.len()).then_some(old.len() as u64));
         assert_eq!(cache.bytes, cache.entries.iter().map(|cached| cached.bytes).sum::<usize>());
@@ -129,16 +133,23 @@ mod tests {
 
     #[test]
     fn of_what_is_written_the_newest_stay_by_count_or_by_bytes() {
-        assert_eq!(shrunk(log(&[100; 1_000], 1_000)), 1_000, "few bytes");
-        assert_eq!(shrunk(log(&[1_000; 1_000], 1_000)), RECENT_BYTES / 1_000);
-        assert_eq!(shrunk(log(&[1 << 20; 60], 60)), RECENT_ENTRIES);
-        assert_eq!(shrunk(log(&[20 << 20; 10], 10)), 3, "no more than the cache's own bound");
+        assert_eq!(shrunk(log(&[100; 1_000], 1_000), None), 1_000, "few bytes");
+        assert_eq!(shrunk(log(&[1_000; 1_000], 1_000), None), RECENT_BYTES / 1_000);
+        assert_eq!(shrunk(log(&[1 << 20; 60], 60), None), RECENT_ENTRIES);
+        assert_eq!(shrunk(log(&[20 << 20; 10], 10), None), 3, "no more than the cache's own bound");
+    }
+
+    #[test]
+    fn what_was_written_just_now_stays_within_the_caches_own_bound() {
+        assert_eq!(shrunk(log(&[1 << 20; 60], 60), Some(20)), 40);
+        assert_eq!(shrunk(log(&[1 << 20; 60], 60), Some(50)), RECENT_ENTRIES);
+        assert_eq!(shrunk(log(&[1 << 20; 100], 100), Some(20)), 64);
     }
 
     #[test]
     fn what_is_not_written_stays() {
-        assert_eq!(shrunk(log(&[1 << 20; 100], 0)), 100);
-        assert_eq!(shrunk(log(&[1 << 20; 100], 70)), 30);
-        assert_eq!(shrunk(log(&[1 << 20; 100], 90)), RECENT_ENTRIES);
+        assert_eq!(shrunk(log(&[1 << 20; 100], 0), None), 100);
+        assert_eq!(shrunk(log(&[1 << 20; 100], 70), None), 30);
+        assert_eq!(shrunk(log(&[1 << 20; 100], 90), None), RECENT_ENTRIES);
     }
 }

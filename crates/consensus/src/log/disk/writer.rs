@@ -351,12 +351,13 @@ impl Writer {
             live.queued_bytes -= batch.queued_bytes;
             live.free_bytes = self.active.bytes - self.synced.offset;
             let Live { span, cache, .. } = &mut *live;
+            let new = batch.entries.first().map(|(index, ..)| *index);
             for (index, ticket, location) in batch.entries {
                 if let Some(slot) = span.get_mut(index).filter(|slot| slot.standing == Standing::Queued(ticket)) {
                     slot.standing = Standing::Written(location);
                 }
             }
-            let old_entries = cache.shrink(span);
+            let old_entries = cache.shrink(span, new);
             (self.retire(&mut live), old_entries)
         };
         if !retired.is_empty() {

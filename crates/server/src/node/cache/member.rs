@@ -15,9 +15,9 @@ use storage::memory::MemoryEngine;
 use super::Cache;
 use crate::node::timing;
 
-/// The cache's log is cut after this many bytes of commands: soon, since their memory is warm then; see
-/// `consensus/log/disk/cache.rs`.
-const LOG_BYTES_MAX: u64 = 512 * 1024;
+/// The cache's log is cut after this many bytes of commands. Soon, since where a node is alone all of it goes while it is warm
+/// (see `consensus/log/disk/cache.rs`); not sooner, since in a cluster each cut goes through the tail that stays.
+const LOG_BYTES_MAX: u64 = 2 * 1_048_576;
 /// How many bytes of it stay then: a member that lags further takes a snapshot.
 const LOG_TAIL_BYTES: u64 = 16 * 1_048_576;
 /// The cache's log is cut after this time, when anything was applied.
