@@ -293,6 +293,7 @@ impl Node {
         };
         let driver = Driver {
             values: self.values.clone(),
+            address: self.desk.address().to_owned(),
             cache: self.cache.clone(),
             wire: peers,
             env: options.env.clone(),

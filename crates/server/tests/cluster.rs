@@ -6,6 +6,7 @@
 mod harness;
 
 use std::{
+    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -321,6 +322,53 @@ fn a_change_of_keys_is_in_force_everywhere_when_it_is_acknowledged() {
             assert_eq!(client.get("/vs?key=k&consistency=stale").status, 401, "round {round}, node {number}");
         }
     }
+}
+
+#[test]
+fn a_node_that_has_served_alone_gets_an_address_and_company() {
+    let mut cluster = Cluster::start(1);
+    cluster.stop(0);
+    cluster.wipe(0);
+    let configured = std::fs::read_to_string(cluster.config(0)).unwrap();
+    let is_of_peers = |line: &&str| line.starts_with("peer_address") || line.starts_with("join");
+    let alone: Vec<&str> = configured.lines().filter(|line| !is_of_peers(line)).collect();
+    std::fs::write(cluster.config(0), alone.join("\n")).unwrap();
+    cluster.spawn(0);
+    cluster.await_ready(0);
+    assert_eq!(cluster.root(0).post("/vs", json!({"key": "k", "value": "v"})).status, 200);
+
+    // With an address at first, and then with another one.
+    cluster.stop(0);
+    cluster.restart(0);
+    cluster.stop(0);
+    cluster.move_peer(0);
+    let new = cluster.reserve();
+    cluster.restart(0);
+    cluster.configure(new);
+    cluster.spawn(new);
+    cluster.await_whole();
+    assert_eq!(data(&mut cluster.root(new), "/vs?key=k"), "v");
+    assert_eq!(cluster.root(new).post("/cache", json!({"key": "k", "value": "v"})).status, 200);
+}
+
+#[test]
+fn connections_that_say_nothing_keep_no_node_out() {
+    let mut cluster = Cluster::start(3);
+    let (key, _) = cluster.create_key(0, "tenant");
+    let connect_to = |address| TcpStream::connect(address).unwrap();
+    // More than one address may have, to each node, and all of them stay open.
+    let mut crowd: Vec<TcpStream> = Vec::new();
+    for node in &cluster.nodes {
+        crowd.extend((0..200).map(|_| connect_to(node.peer)));
+    }
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    let survivor = others(&cluster, leader)[0];
+    set_until_done(|| connect(&cluster, survivor, &key), "/vs", "k", "v");
+    cluster.restart(leader);
+    cluster.await_whole();
+    set_until_done(|| connect(&cluster, leader, &key), "/cache", "k", "v");
+    assert_eq!(crowd.len(), 600, "they were there for all of it");
 }
 
 #[test]

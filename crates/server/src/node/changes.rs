@@ -354,6 +354,14 @@ fn take_in(own: MemberId, members: &Members, node: NodeId, address: &str) -> Res
     if members.members.iter().any(|member| member.id == id && member.peer == peer) {
         return Err(Stop::Done);
     }
+    // With one that cannot reach the leader the voters might have no majority that hears each other.
+    let is_unreachable = |member: &Member| member.id == own && member.peer.address.is_empty();
+    if id != own && members.members.iter().any(is_unreachable) {
+        return Err(Stop::Refused(format!(
+            "node {}, which leads, has no address yet that others could reach",
+            own.node
+        )));
+    }
     // One that is silent may have lost its disk, and comes back at its address as another.
     let lives = |member: &&Member| member.id == own || is_heard(member);
     if let Some(other) = members.members.iter().filter(|member| member.id != id && member.peer == peer).find(lives) {
@@ -473,6 +481,13 @@ mod tests {
         ] {
             assert_eq!(said(take_in(OWN, &all, NodeId(node), address)), expected);
         }
+        let mut unreachable = members(&[]);
+        unreachable.members[0].peer.address.clear();
+        assert_eq!(
+            said(take_in(OWN, &unreachable, NodeId(4), "d")),
+            "node 0000000000000001, which leads, has no address yet that others could reach"
+        );
+        assert_eq!(said(take_in(OWN, &unreachable, NodeId(1), "a")), "add 1 at a");
         let unsettled = Members { is_settled: false, ..all };
         assert_eq!(said(take_in(OWN, &unsettled, NodeId(4), "d")), UNDER_WAY);
         assert_eq!(said(take_in(OWN, &unsettled, NodeId(2), "b")), "done");

@@ -18,10 +18,7 @@ use tonic::{
     Code, Request, Response, Status, Streaming,
     metadata::MetadataValue,
     service::interceptor::InterceptedService,
-    transport::{
-        Server,
-        server::{TcpConnectInfo, TcpIncoming},
-    },
+    transport::{Server, server::TcpIncoming},
 };
 use uuid::Uuid;
 
@@ -32,7 +29,7 @@ use super::{
         peer_server::{Peer, PeerServer},
     },
     head::{self, Head, Token},
-    incoming::bounded,
+    incoming::{Guest, OnRefusal, bounded},
     message::Ask,
 };
 
@@ -87,9 +84,8 @@ pub(super) async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let porter = doorman.clone();
     let service = InterceptedService::new(peer, move |request| doorman.let_in(request));
-    let incoming = bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), move |from| {
-        porter.log(Some(from), "it has too many connections, or all peers together have");
-    });
+    let on_refusal: OnRefusal = Arc::new(move |from, reason| porter.log(from, reason));
+    let incoming = bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), on_refusal);
     let serving = server.add_service(service).serve_with_incoming_shutdown(incoming, stopped);
     tokio::select! {
         served = serving => served.context("the peers' listener has failed"),
@@ -107,25 +103,27 @@ type Logged = Vec<(String, Instant)>;
 struct Doorman {
     token: Token,
     cluster_id: Arc<OnceLock<Uuid>>,
-    logged: Mutex<HashMap<Option<IpAddr>, Logged>>,
+    logged: Mutex<HashMap<IpAddr, Logged>>,
 }
 
 impl Doorman {
     fn let_in(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        match head::read(request.metadata(), &self.token, self.cluster_id.get().copied()) {
+        let guest = request.extensions().get::<Guest>().expect("every connection that comes in is placed");
+        let read = head::read(request.metadata(), &self.token, self.cluster_id.get().copied());
+        let crowded = || "it has too many connections, or all peers together have".to_owned();
+        match read.and_then(|head| guest.prove().then_some(head).ok_or_else(crowded)) {
             Ok(head) => {
                 request.extensions_mut().insert(head);
                 Ok(request)
             }
             Err(reason) => {
-                let from = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
-                self.log(from.map(|from| from.ip()), &reason);
+                self.log(guest.address(), &reason);
                 Err(refused(reason))
             }
         }
     }
 
-    fn log(&self, from: Option<IpAddr>, reason: &str) {
+    fn log(&self, from: IpAddr, reason: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if logged.len() >= LOGGED_MAX && !logged.contains_key(&from) {
@@ -137,8 +135,7 @@ impl Doorman {
             return;
         }
         of_address.push((reason.to_owned(), now));
-        let from = from.map(tracing::field::display);
-        tracing::warn!(from, reason, "a peer is refused");
+        tracing::warn!(%from, reason, "a peer is refused");
     }
 }
 

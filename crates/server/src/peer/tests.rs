@@ -22,7 +22,12 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use state::ids::NodeId;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 use super::{
@@ -367,6 +372,35 @@ async fn with_tls_both_ends_must_have_the_clusters_certificates() {
     for outside in [own(), peers(b"secret", Some(CLUSTER), Some(others))] {
         let refused = call(&outside, &node, b"abc").await;
         assert!(matches!(refused, Err(WireError::Unreachable(_) | WireError::Broken(_))), "{refused:?}");
+    }
+}
+
+/// Silent connections, more than there are places: they say nothing, or only the begin of a handshake.
+async fn crowd(node: &Node, begin: &[u8]) -> Vec<TcpStream> {
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let mut silent = TcpStream::connect(node.address).await.unwrap();
+        silent.write_all(begin).await.unwrap();
+        crowd.push(silent);
+    }
+    crowd
+}
+
+#[tokio::test]
+async fn a_silent_crowd_keeps_no_peer_out_and_ends_no_connection_of_one() {
+    let (ours, _) = certificates();
+    // A record of TLS that is not whole; and of HTTP/2 the begin of the preface.
+    for (tls, begin) in [(Some(ours), &b"\x16\x03\x01\x02"[..]), (None, b"PRI"), (None, b"")] {
+        let node = start_at("127.0.0.1:0", tls.clone()).await;
+        let before = peers(b"secret", Some(CLUSTER), tls.clone());
+        let stream = before.stream(&node.address.to_string(), route(), stream::pending().boxed()).await.unwrap();
+        let mut crowd = crowd(&node, begin).await;
+        let new = peers(b"secret", Some(CLUSTER), tls.clone());
+        assert_eq!(call(&new, &node, b"abc").await.unwrap().as_ref(), b"cba", "a new peer comes in");
+        assert!(stream.into_future().now_or_never().is_none(), "the stream of the peer that was there goes on");
+        let mut greeting = Vec::new(); // HTTP/2's, if the server had one; then the connection ends, in whatever way
+        let ended = tokio::time::timeout(WAIT, crowd[0].read_to_end(&mut greeting)).await;
+        assert!(ended.is_ok(), "the first of the crowd is still there");
     }
 }
 

@@ -68,6 +68,8 @@ impl Words {
 pub(crate) struct Driver<W> {
     /// The `values` group, which keeps the registry.
     pub(crate) values: Group<DiskEngine>,
+    /// Where the others reach this node; empty when they cannot.
+    pub(crate) address: String,
     /// This process's member; empty while there is none.
     pub(crate) cache: Arc<ArcSwapOption<Cache>>,
     /// The way to the other members.
@@ -204,9 +206,11 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// Where the nodes are reached.
+    /// Where the nodes are reached. Of itself a node knows better than the group, which may not have heard of a new address.
     fn peers(&self) -> BTreeMap<NodeId, Peer> {
-        self.values.members().members.into_iter().map(|member| (member.id.node, member.peer)).collect()
+        let members = self.values.members().members.into_iter().map(|member| (member.id.node, member.peer));
+        let own = (self.values.member().node, Peer { address: self.address.clone() });
+        members.chain([own]).collect()
     }
 
     /// Ends this process's member: from here on it acknowledges nothing.
