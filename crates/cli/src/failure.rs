@@ -161,6 +161,9 @@ impl Failure {
             Self::Client(Error::Unreachable { reason, .. }) if reason.contains("InvalidContentType") => {
                 "does the node speak HTTPS? Try the URL with http://"
             }
+            Self::Client(Error::Interrupted { reason, .. }) if reason.contains("invalid HTTP version") => {
+                "does the node speak HTTPS? Try the URL with https://"
+            }
             Self::Client(Error::Unreachable { .. }) => "is a node running there? Check --url, or INSIDB_URL",
             Self::Client(Error::Interrupted { .. }) => "nothing was changed; try again",
             Self::Client(Error::OutcomeUnknown { .. }) => {

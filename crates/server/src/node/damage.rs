@@ -5,7 +5,7 @@ use consensus::log::disk::Error as LogError;
 
 /// What is said beside every damage.
 pub(super) const REBUILD: &str = "A node of a cluster is rebuilt from the others: remove this data directory, and start \
-                                  the node again";
+                                  the node again. A single node has its data nowhere else: restore a backup";
 
 /// Why the store does not open.
 pub(super) fn of_store(error: storage::Error) -> anyhow::Error {
