@@ -161,7 +161,9 @@ impl Failure {
             Self::Client(Error::Unreachable { reason, .. }) if reason.contains("InvalidContentType") => {
                 "does the node speak HTTPS? Try the URL with http://"
             }
-            Self::Client(Error::Interrupted { reason, .. }) if reason.contains("invalid HTTP version") => {
+            Self::Client(Error::Interrupted { reason, .. } | Error::OutcomeUnknown { reason, .. })
+                if reason.contains("invalid HTTP version") =>
+            {
                 "does the node speak HTTPS? Try the URL with https://"
             }
             Self::Client(Error::Unreachable { .. }) => "is a node running there? Check --url, or INSIDB_URL",

@@ -118,11 +118,13 @@ fn a_private_ca_is_trusted_and_kept_in_the_profile() {
 
 #[test]
 fn a_node_that_speaks_https_is_not_asked_in_the_clear_again() {
-    let (server, _) = scripted_tls::start([pong()]);
-    let plain = server.url().replace("https://", "http://");
-    let run = Insic::bare().run(&["--url", &plain, "--key", "insi_a", "ping"]);
-    assert_ne!(run.exit, 0);
-    run.says("Try the URL with https://");
+    for command in [&["ping"][..], &["set", "k", "v"]] {
+        let (server, _) = scripted_tls::start([pong()]);
+        let plain = server.url().replace("https://", "http://");
+        let run = Insic::bare().with("INSIDB_URL", plain).with("INSIDB_API_KEY", "insi_a").run(command);
+        assert_ne!(run.exit, 0);
+        run.says("Try the URL with https://");
+    }
 }
 
 #[test]

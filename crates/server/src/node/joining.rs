@@ -64,8 +64,13 @@ pub(super) async fn join(
 /// Asks one peer after another to take the node in; why the last one did not, when none does.
 async fn ask_all(desk: &Desk, peers: &[String], own: &Newcomer) -> Asked {
     // The node that leads asks itself: it may be alone, with an address that is new.
-    if desk.values.status().is_leader && matches!(desk.join(own.clone()).await, Told::Done) {
-        return Ok(Ok(()));
+    if desk.values.status().is_leader {
+        match desk.ask_leader(Ask::Join(own.clone()), timing::STEP_WAIT_MAX).await {
+            Told::Done => return Ok(Ok(())),
+            Told::Condemned(why) => return Err(why),
+            Told::Refused(reason) => return Ok(Err(reason)),
+            _ => {} // it leads no more: the others may know who does
+        }
     }
     let mut said = "no peer answers".to_owned();
     for address in peers.iter().filter(|address| **address != own.address) {

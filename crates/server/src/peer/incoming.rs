@@ -1,18 +1,19 @@
 //! The peers' connections on their way in, which are bounded: whoever reaches the listener, with or without the cluster's
-//! token, costs the node no more than [`CONNECTIONS_MAX`] of them, and keeps no peer out.
+//! token, costs the node no more than [`CONNECTIONS_MAX`] of them, and keeps no peer out by waiting.
 //!
 //! 1. Who connects is a *stranger* until a call on the connection has shown the cluster's token ([`Guest::prove`]).
 //!    A stranger that has not done so within [`STRANGER_TIME_MAX`] is shown out, wherever it is: before, in or behind
 //!    a handshake.
-//! 2. Strangers have places of their own. When there is none left, it is the one that has waited longest that goes, not
-//!    the one that comes: a peer needs a moment, and nobody else can make others wait by waiting.
+//! 2. Strangers have places of their own. When there is none left, one that has waited goes, not the one that comes: the
+//!    first of the network that has the most. A peer needs a moment, and goes only where hundreds come from its own network, or
+//!    from very many, within that moment.
 //! 3. Who is known stays, and has a place among [`KNOWN_MAX`], of which each address has [`KNOWN_OF_ADDRESS_MAX`]: only
 //!    those that have the token can take them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -39,8 +40,8 @@ const KNOWN_MAX: usize = 768;
 const KNOWN_OF_ADDRESS_MAX: usize = 128;
 /// Connections of those who have not.
 const STRANGERS_MAX: usize = 256;
-/// Those of one address.
-const STRANGERS_OF_ADDRESS_MAX: usize = 128;
+/// Those of one [`network`].
+const STRANGERS_OF_NETWORK_MAX: usize = 128;
 /// How long one may take to show the token: a handshake and a call, on a busy machine.
 const STRANGER_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -84,9 +85,9 @@ impl Placed {
         let (guest, shown_out) = places.enter(address);
         let verdict = async move {
             match timeout(time_max, shown_out).await {
-                Ok(Ok(())) => Verdict::Out("it had not shown the cluster's token, and others came"),
+                Ok(Ok(())) => Verdict::Out("it had made no call that was taken, and others came"),
                 Ok(Err(_)) => Verdict::Known, // nobody can show it out any more
-                Err(_) => Verdict::Out("it has not shown the cluster's token in time"),
+                Err(_) => Verdict::Out("it has made no call that was taken in time"),
             }
         };
         Self { stream, guest, standing: Standing::Stranger(verdict.boxed()), on_refusal }
@@ -199,24 +200,29 @@ impl Taken {
         connections.filter(move |(_, connection)| connection.address == address)
     }
 
-    /// Shows out the stranger that came first, of this address if it has as many as it may, or of all.
+    /// Shows a stranger out where one more of this address would be too many: the first that came from its network, or
+    /// from the one that has the most.
     fn make_room(&mut self, address: IpAddr) {
-        let stranger = |(ticket, connection): (u64, &Connection)| connection.show_out.as_ref().map(|_| ticket);
-        let of_address: Vec<u64> = self.of(address).filter_map(stranger).collect();
-        let all = self.connections.iter().map(|(ticket, connection)| (*ticket, connection));
-        let of_all: Vec<u64> = all.filter_map(stranger).collect();
-        let first = if of_address.len() >= STRANGERS_OF_ADDRESS_MAX {
-            of_address.first()
-        } else if of_all.len() >= STRANGERS_MAX {
-            of_all.first()
-        } else {
-            None
-        };
-        if let Some(connection) = first.and_then(|ticket| self.connections.remove(ticket))
-            && let Some(show_out) = connection.show_out
+        let mut strangers: HashMap<IpAddr, Vec<u64>> = HashMap::new();
+        for (ticket, connection) in self.connections.iter().filter(|(_, connection)| connection.show_out.is_some()) {
+            strangers.entry(network(connection.address)).or_default().push(*ticket);
+        }
+        let of_network = strangers.get(&network(address)).filter(|tickets| tickets.len() >= STRANGERS_OF_NETWORK_MAX);
+        let is_full = strangers.values().map(Vec::len).sum::<usize>() >= STRANGERS_MAX;
+        let crowd = of_network.or_else(|| strangers.values().max_by_key(|tickets| tickets.len()).filter(|_| is_full));
+        if let Some(first) = crowd.and_then(|tickets| tickets.first())
+            && let Some(Connection { show_out: Some(show_out), .. }) = self.connections.remove(first)
         {
             let _ = show_out.send(()); // it may have gone by itself
         }
+    }
+}
+
+/// What stands for everybody who can choose this address for himself: of IPv6, 64 bits of it.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
     }
 }
 
@@ -310,20 +316,35 @@ mod tests {
         let places = Places::default();
         let (peer, mut of_peer) = places.enter(address(1));
         assert!(peer.prove());
-        let mut of_address: Vec<_> = (0..STRANGERS_OF_ADDRESS_MAX).map(|_| places.enter(address(1)).1).collect();
+        let mut of_address: Vec<_> = (0..STRANGERS_OF_NETWORK_MAX).map(|_| places.enter(address(1)).1).collect();
         of_address[0].try_recv().expect_err("there was room");
         of_address.push(places.enter(address(1)).1);
         of_address[0].try_recv().expect("the first of the address goes");
         of_address[1].try_recv().expect_err("and no other");
 
-        let mut of_others = Vec::new();
-        for n in 2..2 + STRANGERS_MAX / STRANGERS_OF_ADDRESS_MAX {
-            of_others.extend((0..STRANGERS_OF_ADDRESS_MAX).map(|_| places.enter(address(n)).1));
-        }
-        of_address.last_mut().unwrap().try_recv().expect("all who came before them had to go");
-        of_others[0].try_recv().expect_err("there is room for these");
+        let mut lone = places.enter(address(2)).1;
+        let mut of_others: Vec<_> = (of_address.len()..STRANGERS_MAX).map(|_| places.enter(address(3)).1).collect();
+        of_address[1].try_recv().expect_err("there was room");
+        of_others.push(places.enter(address(3)).1);
+        of_address[1].try_recv().expect("the first of those goes that are the most");
+        lone.try_recv().expect_err("however long the only one of an address has been there");
+        of_others[0].try_recv().expect_err("these are not the most");
         assert_eq!(of_peer.try_recv(), Err(oneshot::error::TryRecvError::Closed), "who is known stays");
         assert_eq!(places.lock().connections.len(), 1 + STRANGERS_MAX);
+    }
+
+    #[test]
+    fn addresses_that_one_may_choose_from_are_one_network() {
+        let networks = |addresses: [&str; 2]| addresses.map(|address| network(address.parse().unwrap()));
+        for (alike, addresses) in [
+            (true, ["2001:db8:1:2::1", "2001:db8:1:2:3:4:5:6"]),
+            (false, ["2001:db8:1:2::1", "2001:db8:1:3::1"]),
+            (true, ["10.0.0.1", "::ffff:10.0.0.1"]),
+            (false, ["10.0.0.1", "10.0.0.2"]),
+        ] {
+            let [one, other] = networks(addresses);
+            assert_eq!(one == other, alike, "{addresses:?}");
+        }
     }
 
     /// Two ends of a connection, of which the one is placed.

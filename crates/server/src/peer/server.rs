@@ -127,7 +127,10 @@ impl Doorman {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if logged.len() >= LOGGED_MAX && !logged.contains_key(&from) {
-            logged.clear();
+            logged.retain(|_, reasons| reasons.iter().any(|(_, at)| now.duration_since(*at) < LOG_PAUSE));
+            if logged.len() >= LOGGED_MAX {
+                return; // whoever looks has enough to read
+            }
         }
         let of_address = logged.entry(from).or_default();
         of_address.retain(|(_, at)| now.duration_since(*at) < LOG_PAUSE);
