@@ -6,7 +6,6 @@
 mod harness;
 
 use std::{
-    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,22 +19,6 @@ use serde_json::json;
 
 /// The most time without an acknowledged write after the leader's process was killed.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
-
-fn others(cluster: &Cluster, than: usize) -> Vec<usize> {
-    (0..cluster.nodes.len()).filter(|number| *number != than).collect()
-}
-
-/// A write, tried again for as long as it is refused or its outcome is unknown. Safe here: it always writes the same.
-fn set_until_done(client: impl Fn() -> Option<Client>, store: &str, key: &str, value: &str) {
-    wait_for("a write", || {
-        let answer = client()?.try_request("POST", store, &json!({"key": key, "value": value}).to_string()).ok()?;
-        (answer.status == 200).then_some(())
-    });
-}
-
-fn connect(cluster: &Cluster, number: usize, key: &str) -> Option<Client> {
-    Client::try_connect(cluster.nodes[number].public).ok().map(|client| client.key(key))
-}
 
 #[test]
 fn any_node_serves_and_what_one_acknowledges_all_have() {
@@ -70,7 +53,7 @@ fn a_dead_leader_costs_no_acknowledged_write_no_cache_and_less_than_a_second() {
     let mut cluster = Cluster::start(3);
     let (key, _) = cluster.create_key(0, "tenant");
     let leader = cluster.leader();
-    let survivor = others(&cluster, leader)[0];
+    let survivor = cluster.others(leader)[0];
     let mut client = cluster.client(leader, &key);
     for n in 0..200 {
         assert_eq!(client.post("/vs", json!({"key": format!("k{n}"), "value": "v"})).status, 200);
@@ -79,10 +62,10 @@ fn a_dead_leader_costs_no_acknowledged_write_no_cache_and_less_than_a_second() {
     let generation = client.get("/cache?key=k0").header("x-insidb-cache-generation").unwrap().to_owned();
     cluster.kill(leader);
     let killed_at = Instant::now();
-    set_until_done(|| connect(&cluster, survivor, &key), "/vs", "after", "v");
+    cluster.set_until_done(survivor, &key, "/vs", "after", "v");
     let silence = killed_at.elapsed();
     assert!(silence <= SILENCE_MAX, "no write for {silence:?}");
-    for number in others(&cluster, leader) {
+    for number in cluster.others(leader) {
         let mut client = cluster.client(number, &key);
         for n in 0..200 {
             assert_eq!(client.get(&format!("/vs?key=k{n}")).status, 200, "k{n} through {number}");
@@ -114,7 +97,7 @@ fn a_lost_majority_keeps_the_values_and_empties_the_cache_visibly() {
     cluster.kill(2);
     // Alone, a node serves nothing: neither writes nor reads, and says so honestly.
     wait_for("the remaining node to refuse", || {
-        let mut client = connect(&cluster, 0, &key)?;
+        let mut client = cluster.connect(0, &key)?;
         let answer = client.try_request("GET", "/vs?key=k", "").ok()?;
         (answer.status == 503).then_some(())
     });
@@ -152,14 +135,14 @@ fn a_leader_that_sleeps_serves_nothing_stale_when_it_wakes() {
     let mut cluster = Cluster::start(3);
     let (key, _) = cluster.create_key(0, "tenant");
     let leader = cluster.leader();
-    let other = others(&cluster, leader)[0];
+    let other = cluster.others(leader)[0];
     assert_eq!(cluster.client(leader, &key).post("/vs", json!({"key": "k", "value": "old"})).status, 200);
     assert_eq!(cluster.client(leader, &key).post("/cache", json!({"key": "k", "value": "old"})).status, 200);
     let before = generation(&mut cluster.client(leader, &key));
     cluster.signal(leader, "STOP");
     let asleep_since = Instant::now();
-    set_until_done(|| connect(&cluster, other, &key), "/vs", "k", "new");
-    set_until_done(|| connect(&cluster, other, &key), "/cache", "k", "new");
+    cluster.set_until_done(other, &key, "/vs", "k", "new");
+    cluster.set_until_done(other, &key, "/cache", "k", "new");
     // The sleep itself is what is tested: as long as the issue's, past every lease.
     thread::park_timeout(Duration::from_secs(5).saturating_sub(asleep_since.elapsed()));
     let mut waiting = Client::connect(cluster.nodes[leader].public).key(&key);
@@ -325,73 +308,10 @@ fn a_change_of_keys_is_in_force_everywhere_when_it_is_acknowledged() {
 }
 
 #[test]
-fn a_node_that_has_served_alone_gets_an_address_and_company() {
-    let mut cluster = Cluster::start(1);
-    cluster.stop(0);
-    cluster.wipe(0);
-    let configured = std::fs::read_to_string(cluster.config(0)).unwrap();
-    let is_of_peers = |line: &&str| line.starts_with("peer_address") || line.starts_with("join");
-    let alone: Vec<&str> = configured.lines().filter(|line| !is_of_peers(line)).collect();
-    std::fs::write(cluster.config(0), alone.join("\n")).unwrap();
-    cluster.spawn(0);
-    cluster.await_ready(0);
-    assert_eq!(cluster.root(0).post("/vs", json!({"key": "k", "value": "v"})).status, 200);
-
-    // With an address at first, and then with another one.
-    cluster.stop(0);
-    cluster.restart(0);
-    cluster.stop(0);
-    cluster.move_peer(0);
-    let new = cluster.reserve();
-    cluster.restart(0);
-    cluster.configure(new);
-    cluster.spawn(new);
-    cluster.await_whole();
-    assert_eq!(data(&mut cluster.root(new), "/vs?key=k"), "v");
-    assert_eq!(cluster.root(new).post("/cache", json!({"key": "k", "value": "v"})).status, 200);
-}
-
-#[test]
-fn connections_that_say_nothing_keep_no_node_out() {
-    let mut cluster = Cluster::start(3);
-    let (key, _) = cluster.create_key(0, "tenant");
-    let peers: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.peer).collect();
-    let mut crowd: Vec<Vec<TcpStream>> = Vec::new();
-    for peer in &peers {
-        // More than one address may have.
-        crowd.push((0..200).map(|_| TcpStream::connect(peer).unwrap()).collect());
-    }
-    // Whoever is shown out comes back: fifty times a second, to each node that runs.
-    let is_over = Arc::new(AtomicBool::new(false));
-    let told = is_over.clone();
-    let crowding = thread::spawn(move || {
-        while !told.load(Ordering::Relaxed) {
-            for (peer, crowd) in peers.iter().zip(&mut crowd) {
-                if let Ok(silent) = TcpStream::connect(peer) {
-                    crowd.push(silent);
-                    crowd.remove(0);
-                }
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    });
-    let leader = cluster.leader();
-    cluster.kill(leader);
-    let survivor = others(&cluster, leader)[0];
-    set_until_done(|| connect(&cluster, survivor, &key), "/vs", "k", "v");
-    cluster.restart(leader);
-    cluster.await_whole();
-    set_until_done(|| connect(&cluster, leader, &key), "/cache", "k", "v");
-    assert!(!crowding.is_finished(), "the crowd was there for all of it");
-    is_over.store(true, Ordering::Relaxed);
-    crowding.join().unwrap();
-}
-
-#[test]
 fn a_node_is_removed_for_good_and_not_when_that_would_cost_the_majority() {
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();
-    let [gone, stays] = others(&cluster, leader)[..] else { panic!("three nodes") };
+    let [gone, stays] = cluster.others(leader)[..] else { panic!("three nodes") };
     let (gone_id, stays_id) = (cluster.id(gone), cluster.id(stays));
     cluster.kill(gone);
     let remove = |cluster: &Cluster, node: &str| {
@@ -441,9 +361,9 @@ fn leadership_is_handed_over_on_request() {
     let cluster = Cluster::start(3);
     for _ in 0..4 {
         let leader = cluster.leader();
-        let to = others(&cluster, leader)[1];
+        let to = cluster.others(leader)[1];
         let body = json!({ "node": cluster.id(to) }).to_string();
-        let done = cluster.admin(others(&cluster, leader)[0], "POST", "/admin/cluster/transfer", &body);
+        let done = cluster.admin(cluster.others(leader)[0], "POST", "/admin/cluster/transfer", &body);
         assert_eq!(done.status, 200, "{}", done.text());
         wait_for("the other node to lead", || (cluster.leader() == to).then_some(()));
     }
@@ -465,7 +385,7 @@ fn a_follower_redirects_writes_when_it_is_told_to() {
     let cluster = Cluster::start_with(3, "on_follower_write = \"redirect\"");
     let (key, _) = cluster.create_key(0, "tenant");
     let leader = cluster.leader();
-    let follower = others(&cluster, leader)[0];
+    let follower = cluster.others(leader)[0];
     let body = json!({"key": "k", "value": "v"});
     let answer = cluster.client(follower, &key).post("/vs?key=k", body.clone());
     assert_eq!(answer.status, 307, "{}", answer.text());
@@ -580,7 +500,7 @@ fn kills_under_load_lose_and_double_nothing() {
         load.await_more(100);
         // The leader every other time, else one of the followers.
         let leader = cluster.leader();
-        let victim = if round % 2 == 0 { leader } else { others(&cluster, leader)[round / 2 % 2] };
+        let victim = if round % 2 == 0 { leader } else { cluster.others(leader)[round / 2 % 2] };
         cluster.kill(victim);
         load.await_more(100);
         cluster.restart(victim);

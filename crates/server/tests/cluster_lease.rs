@@ -18,10 +18,6 @@ use harness::{Client, cluster::Cluster, wait_for};
 use serde_json::{Value, json};
 use storage::{DiskEngine, Engine, KeyRange, Read, Transaction, disk, fs::OsDisk};
 
-fn others(cluster: &Cluster, than: usize) -> Vec<usize> {
-    (0..cluster.nodes.len()).filter(|number| *number != than).collect()
-}
-
 fn change(cluster: &Cluster, at: usize, what: &str, body: &Value) -> (u16, String) {
     let answer = cluster.admin(at, "POST", &format!("/admin/cluster/{what}"), &body.to_string());
     (answer.status, answer.text().to_owned())
@@ -53,13 +49,13 @@ fn restart_altered(cluster: &mut Cluster, number: usize) {
 }
 
 fn bump(cluster: &Cluster, number: usize, key: &str, by: u64) -> Option<u16> {
-    let mut client = Client::try_connect(cluster.nodes[number].public).ok()?.key(key);
+    let mut client = cluster.connect(number, key)?;
     let body = json!({"key": "n", "value": by.to_string()}).to_string();
     Some(client.try_request("POST", "/vs/bump", &body).ok()?.status)
 }
 
 fn counter(cluster: &Cluster, number: usize, key: &str) -> Option<String> {
-    let mut client = Client::try_connect(cluster.nodes[number].public).ok()?.key(key);
+    let mut client = cluster.connect(number, key)?;
     let answer = client.try_request("GET", "/vs?key=n", "").ok().filter(|answer| answer.status == 200)?;
     Some(answer.json()["data"].as_str()?.to_owned())
 }
@@ -79,8 +75,8 @@ fn a_node_whose_state_differs_goes_out_of_service_and_the_others_go_on() {
     let (key, _) = cluster.create_key(0, "tenant");
     assert_eq!(bump(&cluster, 0, &key, 1_000_001), Some(200));
     let leader = cluster.leader();
-    let wrong = others(&cluster, leader)[0];
-    let right = others(&cluster, wrong);
+    let wrong = cluster.others(leader)[0];
+    let right = cluster.others(wrong);
     restart_altered(&mut cluster, wrong);
     hand_leadership_to(&cluster, right[0]);
     // Its own state decides differently from here on.
@@ -103,7 +99,7 @@ fn a_leader_whose_state_the_majority_does_not_have_goes_itself() {
     let (key, _) = cluster.create_key(0, "tenant");
     assert_eq!(bump(&cluster, 0, &key, 1_000_001), Some(200));
     let wrong = cluster.leader();
-    let right = others(&cluster, wrong);
+    let right = cluster.others(wrong);
     restart_altered(&mut cluster, wrong);
     hand_leadership_to(&cluster, wrong);
     assert_eq!(bump(&cluster, right[0], &key, 1), Some(200));
@@ -143,7 +139,7 @@ fn a_node_that_is_removed_serves_no_more_when_that_is_acknowledged_and_is_told()
     let mut cluster = Cluster::start(3);
     let (key, _) = cluster.create_key(0, "tenant");
     let leader = cluster.leader();
-    let [gone, asked] = others(&cluster, leader)[..] else { panic!("three nodes") };
+    let [gone, asked] = cluster.others(leader)[..] else { panic!("three nodes") };
     let gone_id = cluster.id(gone);
     let mut client = cluster.client(gone, &key);
     assert_eq!(client.post("/vs", json!({"key": "k", "value": "v"})).status, 200);
@@ -172,7 +168,7 @@ fn a_removal_is_answered_by_the_node_that_goes() {
     let mut cluster = Cluster::start(3);
     for leads in [true, false] {
         let leader = cluster.leader();
-        let follower = || others(&cluster, leader).into_iter().find(|number| cluster.is_running(*number)).unwrap();
+        let follower = || cluster.others(leader).into_iter().find(|number| cluster.is_running(*number)).unwrap();
         let gone = if leads { leader } else { follower() };
         let (status, reason) = change(&cluster, gone, "remove", &json!({ "node": cluster.id(gone) }));
         assert_eq!(status, 200, "leads: {leads}: {reason}");
@@ -187,7 +183,7 @@ fn a_removal_is_refused_when_one_that_stays_dies_while_it_waits() {
     let mut cluster = Cluster::start(3);
     let (key, _) = cluster.create_key(0, "tenant");
     let leader = cluster.leader();
-    let [gone, stays] = others(&cluster, leader)[..] else { unreachable!("there are three") };
+    let [gone, stays] = cluster.others(leader)[..] else { unreachable!("there are three") };
     let removal = json!({ "node": cluster.id(gone) });
     let begin = Instant::now();
     let (status, reason) = thread::scope(|scope| {
@@ -218,7 +214,7 @@ fn a_removal_during_another_is_refused() {
     let cluster = Cluster::start(3);
     let leader = cluster.leader();
     let answers: Vec<(u16, String)> = std::thread::scope(|scope| {
-        let removals = others(&cluster, leader).into_iter().map(|node| {
+        let removals = cluster.others(leader).into_iter().map(|node| {
             let cluster = &cluster;
             scope.spawn(move || change(cluster, leader, "remove", &json!({ "node": cluster.id(node) })))
         });
@@ -250,7 +246,7 @@ fn both_groups_leadership_is_handed_over() {
     });
 
     // To one that does not answer nothing is handed, and the leader goes on.
-    let dead = others(&cluster, after)[0];
+    let dead = cluster.others(after)[0];
     let dead_id = cluster.id(dead);
     cluster.kill(dead);
     wait_for("the dead one to be missed", || {
@@ -268,7 +264,7 @@ fn both_groups_leadership_is_handed_over() {
 fn leadership_goes_on_to_one_that_the_leader_has_not_heard_from_yet() {
     let cluster = Cluster::start(3);
     let before = cluster.leader();
-    let [next, last] = others(&cluster, before)[..] else { panic!("three nodes") };
+    let [next, last] = cluster.others(before)[..] else { panic!("three nodes") };
     let (next_id, last_id) = (cluster.id(next), cluster.id(last));
     cluster.signal(last, "STOP");
     let (status, text) = change(&cluster, before, "transfer", &json!({ "node": next_id }));

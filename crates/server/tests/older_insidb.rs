@@ -25,14 +25,6 @@ use harness::{
 use insidb_oracle::Store;
 use serde_json::json;
 
-fn others(cluster: &Cluster, than: usize) -> Vec<usize> {
-    (0..cluster.nodes.len()).filter(|number| *number != than).collect()
-}
-
-fn connect(cluster: &Cluster, number: usize, key: &str) -> Option<Client> {
-    Client::try_connect(cluster.nodes[number].public).ok().map(|client| client.key(key))
-}
-
 /// Writes `k0` to `k{count-1}`, on several connections through all nodes.
 fn fill(cluster: &Cluster, key: &str, keys: std::ops::Range<usize>, value: &str) {
     const WRITERS: usize = 12;
@@ -59,14 +51,14 @@ fn a_killed_leader_leaves_no_second_without_a_write() {
     let (key, _) = cluster.create_key(0, "tenant");
     for round in 0..3 {
         let leader = cluster.leader();
-        let survivors = others(&cluster, leader);
+        let survivors = cluster.others(leader);
         cluster.kill(leader);
         let killed_at = Instant::now();
         for store in [Store::Values, Store::Cache] {
             let body = json!({"key": "k", "value": round.to_string()}).to_string();
             wait_for("a write", || {
                 let number = survivors[round % survivors.len()];
-                let answer = connect(&cluster, number, &key)?.try_request("POST", path(store), &body).ok()?;
+                let answer = cluster.connect(number, &key)?.try_request("POST", path(store), &body).ok()?;
                 (answer.status == 200).then_some(())
             });
             let silence = killed_at.elapsed();
@@ -82,7 +74,7 @@ fn a_killed_leader_leaves_no_second_without_a_write() {
 fn a_restarted_node_serves_no_acknowledged_key_as_absent() {
     let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536\nlog_tail_bytes = 0");
     let (key, _) = cluster.create_key(0, "tenant");
-    let node = others(&cluster, cluster.leader())[0];
+    let node = cluster.others(cluster.leader())[0];
     fill(&cluster, &key, 0..3_000, "v");
     cluster.kill(node);
     fill(&cluster, &key, 3_000..5_000, "v");
@@ -92,7 +84,7 @@ fn a_restarted_node_serves_no_acknowledged_key_as_absent() {
     let mut missing: Vec<usize> = (0..5_000).collect();
     let mut client = None;
     wait_for("an answer for each key", || {
-        client = client.take().or_else(|| connect(&cluster, node, &key));
+        client = client.take().or_else(|| cluster.connect(node, &key));
         while let Some(n) = missing.last() {
             let Ok(answer) = client.as_mut()?.try_request("GET", &format!("/vs?key=k{n}"), "") else {
                 client = None;
@@ -118,7 +110,7 @@ fn a_snapshot_brings_no_deleted_key_back() {
     const DELETED: usize = 50;
     let mut cluster = Cluster::start_with(3, "checkpoint_bytes = 65536\nlog_tail_bytes = 0");
     let (key, _) = cluster.create_key(0, "tenant");
-    let node = others(&cluster, cluster.leader())[0];
+    let node = cluster.others(cluster.leader())[0];
     fill(&cluster, &key, 0..300, "v");
     cluster.await_whole();
     cluster.kill(node);
@@ -170,7 +162,7 @@ fn no_nodes_counter_differs() {
     for round in 0..4 {
         await_more(100);
         let leader = cluster.leader();
-        let victim = if round % 2 == 0 { leader } else { others(&cluster, leader)[0] };
+        let victim = if round % 2 == 0 { leader } else { cluster.others(leader)[0] };
         cluster.kill(victim);
         await_more(100);
         cluster.restart(victim);

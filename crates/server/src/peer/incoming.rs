@@ -143,9 +143,9 @@ impl Guest {
             return true;
         }
         let mut taken = self.places.lock();
-        let known = |connection: &&Connection| connection.show_out.is_none();
-        let of_all = taken.connections.values().filter(known).count();
-        let of_address = taken.of(self.address).filter(|(_, connection)| known(connection)).count();
+        let known = || taken.connections.values().filter(|connection| connection.show_out.is_none());
+        let of_all = known().count();
+        let of_address = known().filter(|connection| connection.address == self.address).count();
         if of_all >= KNOWN_MAX || of_address >= KNOWN_OF_ADDRESS_MAX {
             return false;
         }
@@ -194,12 +194,6 @@ impl Places {
 }
 
 impl Taken {
-    /// The connections of an address, those that came first before the others.
-    fn of(&self, address: IpAddr) -> impl Iterator<Item = (u64, &Connection)> {
-        let connections = self.connections.iter().map(|(ticket, connection)| (*ticket, connection));
-        connections.filter(move |(_, connection)| connection.address == address)
-    }
-
     /// Shows a stranger out where one more of this address would be too many: the first that came from its network, or
     /// from the one that has the most.
     fn make_room(&mut self, address: IpAddr) {

@@ -262,6 +262,25 @@ impl Cluster {
         Client::connect(self.nodes[number].public).key(key)
     }
 
+    /// The same, if the node can be reached.
+    pub(crate) fn connect(&self, number: usize, key: &str) -> Option<Client> {
+        Client::try_connect(self.nodes[number].public).ok().map(|client| client.key(key))
+    }
+
+    /// A write through a node, tried again for as long as it is refused or its outcome is unknown. Safe: it always writes the same.
+    pub(crate) fn set_until_done(&self, number: usize, key: &str, store: &str, name: &str, value: &str) {
+        let body = json!({"key": name, "value": value}).to_string();
+        wait_for("a write", || {
+            let answer = self.connect(number, key)?.try_request("POST", store, &body).ok()?;
+            (answer.status == 200).then_some(())
+        });
+    }
+
+    /// All nodes but one.
+    pub(crate) fn others(&self, than: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|number| *number != than).collect()
+    }
+
     pub(crate) fn root(&self, number: usize) -> Client {
         let key = self.root_key.clone();
         self.client(number, &key)
