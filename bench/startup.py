@@ -16,8 +16,8 @@ MOMENT = 0.95
 ORDERLY_LOAD_S = 5
 BOUND = {"values_dirty_bytes_max": 256 * MIB}
 # How each is ended, and the settings: with rare checkpoints the log is as long as it gets.
-WAYS = {"SIGTERM": (signal.SIGTERM, BOUND | {"checkpoint_bytes": 64 * MIB}),
-        "SIGKILL before a checkpoint ends": (signal.SIGKILL, BOUND | {"checkpoint_bytes": 64 * MIB}),
+WAYS = {"SIGTERM": (signal.SIGTERM, BOUND | {"checkpoint_bytes": 48 * MIB}),
+        "SIGKILL before a checkpoint ends": (signal.SIGKILL, BOUND | {"checkpoint_bytes": 48 * MIB}),
         "SIGKILL with a full log": (signal.SIGKILL, BOUND | {"checkpoint_bytes": 256 * MIB, "checkpoint_interval_ms": 3_600_000})}
 needs = ("wrk",)
 COLUMNS = [("ended by", "way", None), ("checkpoint_bytes, MiB", "checkpoint_mib", 0), ("log then, MiB", "log_mib", 0),
@@ -27,7 +27,7 @@ COLUMNS = [("ended by", "way", None), ("checkpoint_bytes, MiB", "checkpoint_mib"
 
 def estimate(arguments):
     # Two checkpoints, at some 5 MiB of log a second.
-    return (arguments.keys or [KEYS])[0] / 20_000 + arguments.rounds * (20 + 2 * 64 / 5 + 2 * 256 / 5)
+    return (arguments.keys or [KEYS])[0] / 20_000 + arguments.rounds * (20 + 2 * 48 / 5 + 2 * 256 / 5)
 
 
 def run(context):

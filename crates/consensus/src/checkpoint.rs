@@ -6,12 +6,20 @@
 //!    where this member's own log has not synced it yet, and a store ahead of its log looks like one whose log was lost.
 //! 3. The checkpoint is Raft's snapshot: openraft is told of it, and the log purged no further than that (`purge.rs`).
 //! 4. While the gate is closed, it looks again and again how far the checkpoint has come.
+//! 5. A checkpoint has until half of what makes the next one due has come. As long as it is ahead of that it rests now and
+//!    then (`rests.rs`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use openraft::Raft;
 use state::{apply::Shared, outcome::Fault};
-use storage::Engine;
+use storage::{Backlog, Engine};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -23,6 +31,7 @@ use crate::{
     lag::Cuts,
     log::{LocalLog, noted},
     purge::{self, Pins},
+    rests::Rests,
     state_machine::Machine,
     types::TypeConfig,
 };
@@ -57,6 +66,8 @@ pub(crate) struct Source<E: Engine> {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) pins: Pins,
     pub(crate) cuts: Cuts,
+    /// Whether somebody waits for checkpoints to end: the group is about to stop.
+    pub(crate) is_hurried: Arc<AtomicBool>,
 }
 
 // Derived, it would ask for an engine that can be cloned.
@@ -69,16 +80,31 @@ impl<E: Engine> Clone for Source<E> {
             env: self.env.clone(),
             pins: self.pins.clone(),
             cuts: self.cuts.clone(),
+            is_hurried: self.is_hurried.clone(),
         }
     }
 }
 
 impl<E: Engine> Source<E> {
-    /// Makes one checkpoint; once.
-    pub(crate) async fn checkpoint(&self) -> Result<(), storage::Error> {
+    /// Makes one checkpoint; once. It [rests](crate::rests) as long as it `has_time`.
+    pub(crate) async fn checkpoint(
+        &self,
+        has_time: impl Fn(&Backlog) -> bool + Send + 'static,
+    ) -> Result<(), storage::Error> {
         let source = self.clone();
-        let make = move || source.engine.checkpoint_when(|upcoming| source.await_log(upcoming)).map(drop);
+        let make = move || {
+            let mut rests = Rests::begin(source.env.clone(), source.is_hurried.clone());
+            let engine = source.engine.clone();
+            let rest = move || rests.rest(|| has_time(&engine.backlog()));
+            source.engine.checkpoint_when(|upcoming| source.await_log(upcoming), Box::new(rest)).map(drop)
+        };
         env::background(&*self.env, make).await
+    }
+
+    /// Makes one checkpoint without rests, behind the one that may be under way, which takes none any more either.
+    pub(crate) async fn checkpoint_at_once(&self) -> Result<(), storage::Error> {
+        self.is_hurried.store(true, Ordering::Relaxed);
+        self.checkpoint(|_| false).await
     }
 
     /// Blocks until the log is durable up to where `upcoming` comes.
@@ -133,7 +159,8 @@ impl<E: Engine> Checkpointer<E> {
         let began = Instant::now();
         let attempt = || async {
             let covered = self.gate.applied_bytes();
-            self.source.checkpoint().await?;
+            let gate = self.gate.clone();
+            self.source.checkpoint(move |backlog| gate.has_time(covered, backlog)).await?;
             self.gate.covered(covered);
             Ok(())
         };

@@ -43,7 +43,7 @@ impl CheckpointPolicy {
     /// quarter of it may be filled at any time, and the rest as far as the checkpoint has come: who writes faster than the disk
     /// takes it waits a little for each write, and not for seconds at the end.
     fn has_room(&self, backlog: &Backlog) -> bool {
-        let Backlog { active_bytes, frozen_bytes, written_bytes } = *backlog;
+        let Backlog { active_bytes, frozen_bytes, written_bytes, .. } = *backlog;
         let half_bytes = self.dirty_bytes_max / 2;
         if frozen_bytes == 0 {
             // What is closed has a checkpoint due, which opens it.
@@ -53,6 +53,18 @@ impl CheckpointPolicy {
         let paced_bytes = left_bytes - left_bytes / 4;
         let let_in_bytes = u128::from(paced_bytes) * u128::from(written_bytes) / u128::from(frozen_bytes);
         u128::from(active_bytes) < u128::from(left_bytes / 4) + let_in_bytes
+    }
+
+    /// Whether a checkpoint may rest when `new_bytes` have come since it began: as long as its work is further than they are.
+    /// It is to be done when half of what makes the next one due has come. Finding each row's place is one half of the work,
+    /// writing the other; once all is written, memory is given back, which has time until the next one.
+    fn has_time(&self, new_bytes: u64, backlog: &Backlog) -> bool {
+        let Backlog { frozen_bytes, staged_bytes, written_bytes, .. } = *backlog;
+        if frozen_bytes == 0 {
+            return new_bytes < self.applied_bytes;
+        }
+        let new = u128::from(new_bytes).saturating_mul(u128::from(frozen_bytes)).saturating_mul(4);
+        new < u128::from(self.applied_bytes).saturating_mul(u128::from(staged_bytes) + u128::from(written_bytes))
     }
 }
 
@@ -215,6 +227,12 @@ impl Gate {
         self.applied_bytes.load(Ordering::Relaxed).max(dirty_bytes) >= self.policy.applied_bytes
     }
 
+    /// Whether a checkpoint that holds commands of `covered` bytes has time for rests.
+    pub(crate) fn has_time(&self, covered: u64, backlog: &Backlog) -> bool {
+        let new_bytes = self.applied_bytes().saturating_sub(covered).max(backlog.active_bytes);
+        self.policy.has_time(new_bytes, backlog)
+    }
+
     /// Opens or closes, as there is room.
     pub(crate) fn update_room(&self, backlog: &Backlog) {
         let open = self.policy.has_room(backlog);
@@ -245,8 +263,7 @@ mod tests {
 
     /// The least of what is active for which there is no room.
     fn most(policy: &CheckpointPolicy, frozen_bytes: u64, written_bytes: u64) -> u64 {
-        let has_room =
-            |active_bytes: &u64| policy.has_room(&Backlog { active_bytes: *active_bytes, frozen_bytes, written_bytes });
+        let has_room = |active_bytes: &u64| policy.has_room(&backlog(*active_bytes, frozen_bytes, 0, written_bytes));
         (0..2_000).find(|active_bytes| !has_room(active_bytes)).unwrap_or(u64::MAX)
     }
 
@@ -260,7 +277,41 @@ mod tests {
         let late = CheckpointPolicy { applied_bytes: 1_000, ..policy };
         assert_eq!(most(&late, 0, 0), 1_000, "a gate that closes before a checkpoint is due would not open");
         let unbounded = CheckpointPolicy { dirty_bytes_max: u64::MAX, ..policy };
-        assert!(unbounded.has_room(&Backlog { active_bytes: 1 << 50, frozen_bytes: 1 << 50, written_bytes: 0 }));
+        assert!(unbounded.has_room(&backlog(1 << 50, 1 << 50, 0, 0)));
+    }
+
+    #[test]
+    fn a_checkpoint_rests_while_it_is_ahead_of_what_comes_anew() {
+        let policy = CheckpointPolicy { applied_bytes: 100, interval: Duration::MAX, dirty_bytes_max: 1_000 };
+        // The least that makes it hurry, beside a checkpoint of 60 bytes.
+        let least = |staged: u64, written: u64| {
+            (0..200).find(|new_bytes| !policy.has_time(*new_bytes, &backlog(0, 60, staged, written)))
+        };
+        assert_eq!(
+            [(0, 0), (30, 0), (60, 0), (60, 30), (60, 60)].map(|(staged, written)| least(staged, written)),
+            [Some(0), Some(13), Some(25), Some(38), Some(50)]
+        );
+        assert!(policy.has_time(99, &Backlog::default()) && !policy.has_time(100, &Backlog::default()));
+        let never = CheckpointPolicy { applied_bytes: u64::MAX, ..policy };
+        assert!(never.has_time(1 << 30, &backlog(0, 1 << 30, 1 << 20, 0)));
+        assert!(!policy.has_time(u64::MAX, &backlog(0, u64::MAX, u64::MAX, u64::MAX)));
+    }
+
+    /// Commands count also where they leave nothing in the engine's memory, as overwrites of one key do: the log holds them.
+    #[test]
+    fn what_makes_it_hurry_is_what_was_applied_since_it_began_or_what_memory_holds() {
+        let policy = CheckpointPolicy { applied_bytes: 100, interval: Duration::MAX, dirty_bytes_max: 1_000 };
+        let gate = Gate::new(policy, Arc::new(|| false));
+        gate.applied(130, &Backlog::default());
+        let has_time = |covered: u64, active_bytes: u64| gate.has_time(covered, &backlog(active_bytes, 60, 60, 0));
+        assert_eq!(
+            [(130, 0), (106, 0), (105, 0), (130, 24), (130, 25)].map(|(covered, active)| has_time(covered, active)),
+            [true, true, false, true, false]
+        );
+    }
+
+    fn backlog(active_bytes: u64, frozen_bytes: u64, staged_bytes: u64, written_bytes: u64) -> Backlog {
+        Backlog { active_bytes, frozen_bytes, staged_bytes, written_bytes }
     }
 
     /// However much faster than the disk they come, writes are not stopped for the whole of a checkpoint.

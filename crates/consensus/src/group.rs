@@ -175,6 +175,7 @@ impl<E: Engine> Group<E> {
             env: env.clone(),
             pins: Pins::default(),
             cuts: Cuts::default(),
+            is_hurried: Arc::default(),
         };
         let machine = Machine::new(machine, gate.clone(), local_log.clone(), source.pins.clone(), env.clone());
         let (samples, installs) = (machine.samples(), machine.installs());
@@ -481,7 +482,7 @@ impl<E: Engine> Group<E> {
     /// # Errors
     /// The engine's, a full disk included: nothing is lost then, the next start re-applies the log.
     pub async fn checkpoint(&self) -> Result<(), storage::Error> {
-        self.inner.source.checkpoint().await?;
+        self.inner.source.checkpoint_at_once().await?;
         // A log that cannot be purged now keeps what the next start does not need: no harm but to its length.
         if let Some(upto) = self.inner.source.purge(&self.inner.raft).await? {
             let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| {

@@ -24,6 +24,7 @@ mod membership;
 mod opening;
 mod purge;
 mod read;
+mod rests;
 mod room;
 pub mod snapshot;
 mod state_machine;

@@ -341,8 +341,9 @@ mod tests {
         fn checkpoint_when(
             &self,
             ready: impl FnOnce(&Self::View) -> storage::Result<()>,
+            rest: storage::Rest,
         ) -> storage::Result<Self::View> {
-            self.memory.checkpoint_when(ready)
+            self.memory.checkpoint_when(ready, rest)
         }
 
         fn checkpointed(&self) -> Self::View {

@@ -20,7 +20,7 @@ use state::{
     ids::{ApiKeyId, Keyspace, NodeId, ScopeId},
     kv::Key,
 };
-use storage::{Backlog, Engine, MemoryEngine, Row};
+use storage::{Backlog, Engine, MemoryEngine, Rest, Row};
 use tokio::time::{Instant, timeout};
 
 enum End {
@@ -53,9 +53,13 @@ impl Engine for Slow {
         self.rows.replace(rows)
     }
 
-    fn checkpoint_when(&self, ready: impl FnOnce(&Self::View) -> storage::Result<()>) -> storage::Result<Self::View> {
-        let view = self.rows.checkpoint_when(ready)?;
-        *self.backlog.lock().unwrap() = Backlog { active_bytes: 50_000, frozen_bytes: 600_000, written_bytes: 0 };
+    fn checkpoint_when(
+        &self,
+        ready: impl FnOnce(&Self::View) -> storage::Result<()>,
+        rest: Rest,
+    ) -> storage::Result<Self::View> {
+        let view = self.rows.checkpoint_when(ready, rest)?;
+        *self.backlog.lock().unwrap() = Backlog { active_bytes: 50_000, frozen_bytes: 600_000, ..Backlog::default() };
         // The test may not look any more.
         let _ = self.began.send(());
         match self.goes_on.lock().unwrap().recv() {
@@ -136,7 +140,7 @@ async fn start_filled() -> (Group<Slow>, Arc<Mutex<Backlog>>, mpsc::Sender<End>)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_go_on_when_there_is_room_though_no_checkpoint_is_made() {
     let (group, backlog, _has_begun, _go_on) = start(Backlog::default(), u64::MAX).await;
-    *backlog.lock().unwrap() = Backlog { active_bytes: 500_000, frozen_bytes: 100_000, written_bytes: 0 };
+    *backlog.lock().unwrap() = Backlog { active_bytes: 500_000, frozen_bytes: 100_000, ..Backlog::default() };
     // It is let in before the gate knows.
     group.submit(bump(), soon()).await.unwrap();
     let mut waits = Box::pin(group.submit(bump(), soon()));

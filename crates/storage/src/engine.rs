@@ -91,6 +91,8 @@ pub struct Backlog {
     pub active_bytes: u64,
     /// What a checkpoint is writing, and what the memory holds until that ends.
     pub frozen_bytes: u64,
+    /// Of [`Backlog::frozen_bytes`], what has found its place among what is durable; only then is it written.
+    pub staged_bytes: u64,
     /// Of [`Backlog::frozen_bytes`], what is likely to be written by now.
     pub written_bytes: u64,
 }
@@ -132,6 +134,9 @@ pub trait Transaction: Read + Send {
     fn commit(self) -> Result<()>;
 }
 
+/// What a checkpoint does between two pieces of its work: it may block for a while, to let others go first.
+pub type Rest = Box<dyn FnMut() + Send>;
+
 /// An ordered map with one writer and any number of readers.
 pub trait Engine: Send + Sync + 'static {
     /// What a reader holds.
@@ -159,12 +164,13 @@ pub trait Engine: Send + Sync + 'static {
     /// After [`Error::DiskFull`] the engine goes on as before and it may be tried again. An engine without a disk
     /// answers its newest view.
     fn checkpoint(&self) -> Result<Self::View> {
-        self.checkpoint_when(|_| Ok(()))
+        self.checkpoint_when(|_| Ok(()), Box::new(|| ()))
     }
 
     /// As [`Engine::checkpoint`]; but first shows `ready` what is going to be durable, when anything is, and waits for
-    /// it. After an error of `ready` nothing is durable that was not, and the engine goes on as before.
-    fn checkpoint_when(&self, ready: impl FnOnce(&Self::View) -> Result<()>) -> Result<Self::View>;
+    /// it. After an error of `ready` nothing is durable that was not, and the engine goes on as before. Between any two small
+    /// pieces of its work, where neither the writer nor a reader waits for it, it calls `rest`.
+    fn checkpoint_when(&self, ready: impl FnOnce(&Self::View) -> Result<()>, rest: Rest) -> Result<Self::View>;
 
     /// What the last checkpoint made durable: what a restart would find. Does not block.
     fn checkpointed(&self) -> Self::View;
@@ -174,7 +180,7 @@ pub trait Engine: Send + Sync + 'static {
 
     /// How much that is.
     fn dirty_bytes(&self) -> u64 {
-        let Backlog { active_bytes, frozen_bytes, written_bytes: _ } = self.backlog();
+        let Backlog { active_bytes, frozen_bytes, staged_bytes: _, written_bytes: _ } = self.backlog();
         active_bytes + frozen_bytes
     }
 }

@@ -10,5 +10,5 @@ mod tree;
 mod turn;
 
 pub use disk::DiskEngine;
-pub use engine::{Backlog, Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View};
+pub use engine::{Backlog, Bytes, Engine, Error, KeyRange, Read, Rest, Result, Row, Transaction, View};
 pub use memory::MemoryEngine;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    engine::{Backlog, Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View},
+    engine::{Backlog, Bytes, Engine, Error, KeyRange, Read, Rest, Result, Row, Transaction, View},
     tree::{Change, Tree},
     turn::{Turn, TurnGuard},
 };
@@ -55,7 +55,7 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn checkpoint_when(&self, ready: impl FnOnce(&MemoryView) -> Result<()>) -> Result<MemoryView> {
+    fn checkpoint_when(&self, ready: impl FnOnce(&MemoryView) -> Result<()>, _: Rest) -> Result<MemoryView> {
         let view = self.view();
         ready(&view)?;
         Ok(view)

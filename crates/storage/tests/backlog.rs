@@ -9,7 +9,7 @@ use std::{
 };
 
 use storage::{
-    Backlog, DiskEngine, Engine, Error, Transaction,
+    Backlog, DiskEngine, Engine, Error, Read, Transaction,
     disk::Options,
     fs::{Disk, File, faulty::FaultyDisk},
 };
@@ -114,7 +114,7 @@ fn a_checkpoint_tells_how_far_it_has_come() {
     *watch.engine.lock().unwrap() = Arc::downgrade(&engine);
     for round in 0..3 {
         put(&engine);
-        assert_eq!(engine.backlog(), Backlog { active_bytes: rows_bytes, frozen_bytes: 0, written_bytes: 0 });
+        assert_eq!(engine.backlog(), Backlog { active_bytes: rows_bytes, ..Backlog::default() });
         watch.seen.lock().unwrap().clear();
         engine.checkpoint().unwrap();
         assert_eq!(engine.backlog(), Backlog::default());
@@ -122,6 +122,8 @@ fn a_checkpoint_tells_how_far_it_has_come() {
         let seen = watch.seen.lock().unwrap();
         let frozen = |seen: &Backlog| (seen.active_bytes, seen.frozen_bytes) == (0, rows_bytes);
         assert!(seen.iter().all(frozen), "{seen:?}");
+        assert!(seen.iter().map(|seen| seen.staged_bytes).is_sorted(), "{seen:?}");
+        assert_eq!(seen.last().unwrap().staged_bytes, rows_bytes);
         let written: Vec<u64> = seen.iter().map(|seen| seen.written_bytes).collect();
         assert!(written.is_sorted(), "{written:?}");
         // The first rests on a guess, the others on what the one before them took.
@@ -140,4 +142,36 @@ fn a_checkpoint_tells_how_far_it_has_come() {
     assert!(matches!(engine.checkpoint(), Err(Error::DiskFull { .. })));
     assert_eq!(engine.backlog(), before);
     assert!(before.active_bytes > 40 << 20 && before.frozen_bytes == 0);
+}
+
+#[test]
+fn a_checkpoint_rests_between_rows_between_writes_and_as_it_gives_memory_back() {
+    let options = Options { cache_bytes: 1 << 20 };
+    let engine = Arc::new(DiskEngine::open(Arc::new(FaultyDisk::new()), Path::new("/store"), options).unwrap());
+    put(&engine);
+    let rows_bytes = u64::from(ROWS) * ROW_BYTES;
+    let seen = Seen::default();
+    let rest = {
+        let (engine, seen) = (engine.clone(), seen.clone());
+        move || {
+            seen.lock().unwrap().push(engine.backlog());
+            // Neither the writer nor a reader waits for who rests.
+            let mut transaction = engine.begin();
+            transaction.put(b"beside", b"1");
+            transaction.commit().unwrap();
+            assert_eq!(engine.view().get(&7_u32.to_be_bytes()).unwrap().as_deref(), Some(&[7; 100][..]));
+        }
+    };
+    engine.checkpoint_when(|_| Ok(()), Box::new(rest)).unwrap();
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    let count = |of: &dyn Fn(&Backlog) -> bool| seen.iter().filter(|seen| of(seen)).count();
+    assert!(count(&|seen| seen.frozen_bytes == rows_bytes && seen.staged_bytes < rows_bytes) >= ROWS as usize / 2);
+    assert!(count(&|seen| seen.frozen_bytes == rows_bytes && seen.written_bytes > 0) > 10);
+    assert!(count(&|seen| seen.frozen_bytes == 0) > 100, "each leaf of some twenty rows");
+
+    // The one checkpoint that was asked to.
+    engine.checkpoint().unwrap();
+    assert_eq!(Arc::strong_count(&engine), 1, "what it rested by is gone");
+    assert_eq!(engine.backlog(), Backlog::default());
+    assert_eq!(engine.view().get(b"beside").unwrap().as_deref(), Some(&b"1"[..]));
 }

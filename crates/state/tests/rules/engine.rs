@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use storage::{Backlog, Bytes, Engine, Error, KeyRange, Read, Result, Row, Transaction, View};
+use storage::{Backlog, Bytes, Engine, Error, KeyRange, Read, Rest, Result, Row, Transaction, View};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
@@ -116,7 +116,7 @@ impl Engine for PlainEngine {
         Ok(())
     }
 
-    fn checkpoint_when(&self, ready: impl FnOnce(&PlainView) -> Result<()>) -> Result<PlainView> {
+    fn checkpoint_when(&self, ready: impl FnOnce(&PlainView) -> Result<()>, _: Rest) -> Result<PlainView> {
         let view = self.view();
         ready(&view)?;
         *self.durable.lock().unwrap() = view.clone();

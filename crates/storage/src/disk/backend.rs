@@ -10,7 +10,7 @@
 //! 3. While redb commits ([`Space::finally`]) it must not grow. `floor` sees to it that it need not.
 //!
 //! redb writes a checkpoint's pages all together, and syncs once. Here they are synced bit by bit, so that the log beside
-//! them never waits for more than a bit.
+//! them never waits for more than a bit; and there is a rest behind each bit, where whoever makes the checkpoint wants it.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,10 @@ use std::{
     },
 };
 
-use crate::fs::{File, UNSYNCED_BYTES_MAX, is_full};
+use crate::{
+    engine::Rest,
+    fs::{File, UNSYNCED_BYTES_MAX, is_full},
+};
 
 /// The file as redb sees it.
 #[derive(Debug)]
@@ -41,6 +44,37 @@ pub(super) struct Space {
     tentative: AtomicBool,
     short: AtomicBool,
     shortage: Mutex<Shortage>,
+    rests: Mutex<Rests>,
+}
+
+/// How what goes on rests; none when it does not.
+#[derive(Default)]
+struct Rests(Option<Rest>);
+
+impl std::fmt::Debug for Rests {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Rests").field(&self.0.is_some()).finish()
+    }
+}
+
+/// While it lives, the owner of the [`Space`] and the [`Backend`] rest between pieces of their work.
+pub(super) struct Resting<'a>(&'a Space);
+
+impl<'a> Resting<'a> {
+    pub(super) fn begin(space: &'a Space, rest: Rest) -> Self {
+        space.rests().0 = Some(rest);
+        Self(space)
+    }
+
+    pub(super) fn rest(&self) {
+        self.0.rest();
+    }
+}
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.rests().0 = None;
+    }
 }
 
 /// What lies behind the allocated part of the file while the disk is full.
@@ -74,6 +108,17 @@ impl Space {
     /// Whether the disk was full, and the transaction must be aborted.
     pub(super) fn is_short(&self) -> bool {
         self.short.load(Ordering::Acquire)
+    }
+
+    /// A place for a rest: nobody waits for what is under way.
+    pub(super) fn rest(&self) {
+        if let Some(rest) = &mut self.rests().0 {
+            rest();
+        }
+    }
+
+    fn rests(&self) -> MutexGuard<'_, Rests> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shortage(&self) -> MutexGuard<'_, Shortage> {
@@ -113,6 +158,7 @@ impl Backend {
             self.space.written_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if piece.len() as u64 == left {
                 self.sync()?;
+                self.space.rest();
             }
             offset += piece.len() as u64;
             data = rest;

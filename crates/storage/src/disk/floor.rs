@@ -19,12 +19,12 @@ use std::{
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
 
 use super::{
-    backend::{Backend, Space},
+    backend::{Backend, Resting, Space},
     pieces,
     row::{self, Cut, Opened},
 };
 use crate::{
-    engine::{Bytes, Error, KeyRange, Result},
+    engine::{Bytes, Error, KeyRange, Rest, Result},
     fs::{Disk, File, is_full},
 };
 
@@ -132,6 +132,11 @@ impl Store {
         })
     }
 
+    /// Lets what follows rest now and then, until what this returns is dropped.
+    pub(super) fn resting(&self, rest: Rest) -> Resting<'_> {
+        Resting::begin(&self.space, rest)
+    }
+
     /// What was written to the file since it was opened, in bytes.
     pub(super) fn written_bytes(&self) -> u64 {
         self.space.written_bytes()
@@ -151,6 +156,7 @@ impl Store {
         let mut tables = self.guarded(|| Tables::open(transaction).map_err(|error| self.error("write to", error)))?;
         for row in rows {
             let (key, value) = row?;
+            self.space.rest();
             self.guarded(|| {
                 let put = tables.put(&key, value.as_deref()).map_err(|error| self.error("write to", error))?;
                 put.ok_or_else(|| self.unfit())?;

@@ -40,6 +40,11 @@ impl Layer {
     fn scan(&self, range: &KeyRange) -> LayerScan<'_> {
         self.changes.range(range).peekable()
     }
+
+    /// Gives its memory back bit by bit, with a `rest` behind each.
+    pub(super) fn free(self, rest: &mut impl FnMut()) {
+        self.changes.free(rest);
+    }
 }
 
 /// The layers of one moment. Published whole, never changed.

@@ -37,8 +37,9 @@ pub use self::{
     transaction::{DiskSavepoint, DiskTransaction},
 };
 use crate::{
-    engine::{Backlog, Engine, Error, Result, Row},
+    engine::{Backlog, Bytes, Engine, Error, Rest, Result, Row},
     fs::Disk,
+    tree::Change,
     turn::Turn,
 };
 
@@ -137,6 +138,16 @@ impl DiskEngine {
         self.published.store(Arc::new(Layers { active, frozen: None, floor }));
     }
 
+    /// Writes the frozen rows into the floor's file.
+    fn write(&self, store: &Arc<Store>, frozen: &Layer) -> Result<Floor> {
+        let note = |(key, change): &(Bytes, Change)| {
+            self.progress.stage((key.len() + change.as_ref().map_or(0, |value| value.len())) as u64);
+        };
+        let staged = store.stage(frozen.changes().inspect(note).map(Ok::<_, Error>))?;
+        store.seal(staged)?;
+        store.floor()
+    }
+
     fn write_new<E: From<Error>>(
         &self,
         rows: impl Iterator<Item = std::result::Result<Row, E>>,
@@ -185,17 +196,20 @@ impl Engine for DiskEngine {
         Ok(())
     }
 
-    fn checkpoint_when(&self, ready: impl FnOnce(&DiskView) -> Result<()>) -> Result<DiskView> {
+    fn checkpoint_when(&self, ready: impl FnOnce(&DiskView) -> Result<()>, rest: Rest) -> Result<DiskView> {
         let _one_at_a_time = self.checkpointing();
         let Some((frozen, floor)) = self.freeze() else {
             return Ok(self.checkpointed());
         };
         let upcoming = Layers { active: Layer::default(), frozen: Some(frozen.clone()), floor: floor.clone() };
-        match ready(&DiskView(Arc::new(upcoming))).and_then(|()| write(floor.store(), &frozen)) {
+        let is_ready = ready(&DiskView(Arc::new(upcoming)));
+        let resting = floor.store().resting(rest);
+        match is_ready.and_then(|()| self.write(floor.store(), &frozen)) {
             Ok(floor) => {
                 let floor = Arc::new(floor);
                 self.progress.end(frozen.bytes(), floor.store().written_bytes());
                 self.sink(floor.clone());
+                frozen.free(&mut || resting.rest());
                 Ok(DiskView(Arc::new(durable(floor))))
             }
             Err(error) => {
@@ -212,20 +226,15 @@ impl Engine for DiskEngine {
     fn backlog(&self) -> Backlog {
         let now = self.published.load();
         let frozen_bytes = now.frozen.as_ref().map_or(0, Layer::bytes);
+        let staged_bytes = self.progress.staged(frozen_bytes);
         let written_bytes = self.progress.written(frozen_bytes, now.floor.store().written_bytes());
-        Backlog { active_bytes: now.active.bytes(), frozen_bytes, written_bytes }
+        Backlog { active_bytes: now.active.bytes(), frozen_bytes, staged_bytes, written_bytes }
     }
 }
 
 /// The layers of a map that has not changed since its last checkpoint.
 fn durable(floor: Arc<Floor>) -> Layers {
     Layers { active: Layer::default(), frozen: None, floor }
-}
-
-fn write(store: &Arc<Store>, layer: &Layer) -> Result<Floor> {
-    let staged = store.stage(layer.changes().map(Ok::<_, Error>))?;
-    store.seal(staged)?;
-    store.floor()
 }
 
 /// Makes the unfinished file, whole and synced, the floor's file.

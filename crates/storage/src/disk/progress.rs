@@ -20,6 +20,8 @@ pub(super) struct Progress {
     begin: AtomicU64,
     /// How much it is likely to write, in bytes.
     expected: AtomicU64,
+    /// Bytes of rows that are staged.
+    staged: AtomicU64,
     last: Mutex<Checkpoint>,
 }
 
@@ -31,7 +33,12 @@ struct Checkpoint {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { begin: AtomicU64::new(0), expected: AtomicU64::new(0), last: Mutex::new(FIRST) }
+        Self {
+            begin: AtomicU64::new(0),
+            expected: AtomicU64::new(0),
+            staged: AtomicU64::new(0),
+            last: Mutex::new(FIRST),
+        }
     }
 }
 
@@ -40,8 +47,19 @@ impl Progress {
     pub(super) fn begin(&self, rows_bytes: u64, written_bytes: u64) {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = u128::from(rows_bytes) * u128::from(last.written_bytes) / u128::from(last.rows_bytes.max(1));
+        self.staged.store(0, Ordering::Relaxed);
         self.begin.store(written_bytes, Ordering::Relaxed);
         self.expected.store(u64::try_from(expected).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Notes that a row of `row_bytes` is staged.
+    pub(super) fn stage(&self, row_bytes: u64) {
+        self.staged.fetch_add(row_bytes, Ordering::Relaxed);
+    }
+
+    /// How much of `rows_bytes` is staged now.
+    pub(super) fn staged(&self, rows_bytes: u64) -> u64 {
+        self.staged.load(Ordering::Relaxed).min(rows_bytes)
     }
 
     /// Notes that it is done.

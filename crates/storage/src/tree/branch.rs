@@ -35,6 +35,10 @@ impl Branch {
         &self.children
     }
 
+    pub(super) fn into_children(self) -> Box<[Node]> {
+        self.children
+    }
+
     pub(super) fn child_mut(&mut self, slot: usize) -> &mut Node {
         &mut self.children[slot]
     }

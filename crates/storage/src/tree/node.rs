@@ -85,6 +85,20 @@ impl Node {
         }
     }
 
+    /// Gives its memory back leaf by leaf, with a `rest` behind each.
+    pub(super) fn free(self, rest: &mut impl FnMut()) {
+        match self {
+            Self::Leaf(leaf) => {
+                drop(leaf);
+                rest();
+            }
+            Self::Branch(branch) => {
+                let children = Arc::into_inner(branch).map(Branch::into_children).unwrap_or_default();
+                children.into_iter().for_each(|child| child.free(rest));
+            }
+        }
+    }
+
     /// The leaf with the least keys.
     fn first_leaf(&self) -> &Leaf {
         match self {

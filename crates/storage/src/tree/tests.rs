@@ -245,3 +245,22 @@ fn long_keys_that_are_gone_leave_no_separators() {
     }
     assert!(shape::separator_bytes_most(&tree.root) < LONG);
 }
+
+#[test]
+fn what_is_freed_rests_behind_each_leaf_and_leaves_clones_alone() {
+    let mut tree = filled(0..2_000);
+    let clone = tree.clone();
+    let leaves = check(&tree).leaves;
+    // Of the two trees one leaf differs now, and the branches above it.
+    assert_eq!(tree.insert(&key(1_000), value(11).as_deref()), Some(10));
+    let rests = |tree: Tree| {
+        let mut rests = 0;
+        tree.free(&mut || rests += 1);
+        rests
+    };
+    let of_own = rests(tree);
+    assert!(of_own > 0 && of_own < leaves, "what the clone has is not gone through: {of_own}");
+    assert_eq!(keys(&clone).len(), 2_000);
+    assert_eq!(clone.get(&key(1_000)), Some(value(10)));
+    assert_eq!(rests(clone), leaves);
+}
