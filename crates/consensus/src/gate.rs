@@ -227,10 +227,11 @@ impl Gate {
         self.applied_bytes.load(Ordering::Relaxed).max(dirty_bytes) >= self.policy.applied_bytes
     }
 
-    /// Whether a checkpoint that holds commands of `covered` bytes has time for rests: not while proposals wait for its end.
+    /// Whether a checkpoint that holds commands of `covered` bytes has time for rests: not while proposals wait for its end, or are
+    /// refused until it has made room.
     pub(crate) fn has_time(&self, covered: u64, backlog: &Backlog) -> bool {
         let new_bytes = self.applied_bytes().saturating_sub(covered).max(backlog.active_bytes);
-        self.policy.has_room(backlog) && self.policy.has_time(new_bytes, backlog)
+        !self.disk_full() && self.policy.has_room(backlog) && self.policy.has_time(new_bytes, backlog)
     }
 
     /// Opens or closes, as there is room.
@@ -312,12 +313,15 @@ mod tests {
 
     /// As where memory for little more than one checkpoint is configured.
     #[test]
-    fn no_checkpoint_rests_while_the_gate_is_closed() {
+    fn no_checkpoint_rests_while_proposals_wait_for_it_or_are_refused() {
         let policy = CheckpointPolicy { applied_bytes: 100, interval: Duration::MAX, dirty_bytes_max: 130 };
         let gate = Gate::new(policy, Arc::new(|| false));
         let waits = backlog(7, 100, 100, 0);
         assert!(policy.has_time(7, &waits) && !policy.has_room(&waits) && !gate.has_time(0, &waits));
-        assert!(gate.has_time(0, &backlog(6, 100, 100, 0)));
+        let open = backlog(6, 100, 100, 0);
+        assert!(gate.has_time(0, &open));
+        let full = Gate::new(policy, Arc::new(|| true));
+        assert!(!full.has_time(0, &open), "the log waits for the room that it makes");
     }
 
     fn backlog(active_bytes: u64, frozen_bytes: u64, staged_bytes: u64, written_bytes: u64) -> Backlog {

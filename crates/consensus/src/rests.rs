@@ -3,8 +3,8 @@
 //! A checkpoint has as much to do as all writes since the last one: at full speed it takes a processor for a second and then
 //! the disk for another, and the writes that come meanwhile wait for both. There is time until the next one is due. So it
 //! works for half a millisecond and rests for twice as long, again and again; but not when it is late
-//! ([`Gate::has_time`](crate::gate::Gate::has_time)), so that what a restart has to apply stays within its bound, nor when
-//! somebody waits for its end.
+//! ([`Gate::has_time`](crate::gate::Gate::has_time)), so that what a restart has to apply is no more than it would be under many
+//! writes, nor when the group is about to stop. A snapshot to be installed meanwhile waits for its end all the same.
 
 use std::{
     sync::{

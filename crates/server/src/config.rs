@@ -106,7 +106,7 @@ settings! {
     values_page_cache_bytes: usize = 256 << 20;
     /// A checkpoint of the Value Store begins this long after the last one at the latest.
     checkpoint_interval_ms: u64 = 60_000;
-    /// A checkpoint begins when it has this many bytes to write. After a crash, half as many more may have to be applied.
+    /// A checkpoint begins when it has this many bytes to write. After a crash, about half as many more may have to be applied.
     checkpoint_bytes: u64 = 48 << 20;
     /// Least bytes of one segment of the log; more where what is written together needs it: 4.3 MiB, or
     /// 12 times max_value_size. One more is always filled ahead.
