@@ -9,13 +9,7 @@
 //! 5. A checkpoint has until half of what makes the next one due has come. As long as it is ahead of that it rests now and
 //!    then (`rests.rs`).
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use openraft::Raft;
 use state::{apply::Shared, outcome::Fault};
@@ -66,8 +60,6 @@ pub(crate) struct Source<E: Engine> {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) pins: Pins,
     pub(crate) cuts: Cuts,
-    /// Whether somebody waits for checkpoints to end: the group is about to stop.
-    pub(crate) is_hurried: Arc<AtomicBool>,
 }
 
 // Derived, it would ask for an engine that can be cloned.
@@ -80,7 +72,6 @@ impl<E: Engine> Clone for Source<E> {
             env: self.env.clone(),
             pins: self.pins.clone(),
             cuts: self.cuts.clone(),
-            is_hurried: self.is_hurried.clone(),
         }
     }
 }
@@ -93,7 +84,7 @@ impl<E: Engine> Source<E> {
     ) -> Result<(), storage::Error> {
         let source = self.clone();
         let make = move || {
-            let mut rests = Rests::begin(source.env.clone(), source.is_hurried.clone());
+            let mut rests = Rests::begin(source.env.clone());
             let engine = source.engine.clone();
             let rest = move || rests.rest(|| has_time(&engine.backlog()));
             source.engine.checkpoint_when(|upcoming| source.await_log(upcoming), Box::new(rest)).map(drop)
@@ -103,7 +94,6 @@ impl<E: Engine> Source<E> {
 
     /// Makes one checkpoint without rests, behind the one that may be under way, which takes none any more either.
     pub(crate) async fn checkpoint_at_once(&self) -> Result<(), storage::Error> {
-        self.is_hurried.store(true, Ordering::Relaxed);
         self.checkpoint(|_| false).await
     }
 

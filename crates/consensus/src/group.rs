@@ -175,7 +175,6 @@ impl<E: Engine> Group<E> {
             env: env.clone(),
             pins: Pins::default(),
             cuts: Cuts::default(),
-            is_hurried: Arc::default(),
         };
         let machine = Machine::new(machine, gate.clone(), local_log.clone(), source.pins.clone(), env.clone());
         let (samples, installs) = (machine.samples(), machine.installs());

@@ -4,15 +4,9 @@
 //! the disk for another, and the writes that come meanwhile wait for both. There is time until the next one is due. So it
 //! works for half a millisecond and rests for twice as long, again and again; but not when it is late
 //! ([`Gate::has_time`](crate::gate::Gate::has_time)), so that what a restart has to apply is no more than it would be under many
-//! writes, nor when the group is about to stop. A snapshot to be installed meanwhile waits for its end all the same.
+//! writes. Nor does the engine ask it to while something waits for its end, as a snapshot or the last checkpoint of a stop does.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::env::{Env, Signal};
 
@@ -26,8 +20,6 @@ const REST_MAX: Duration = Duration::from_millis(2);
 /// Whoever works rests now and then.
 pub(crate) struct Rests {
     env: Arc<dyn Env>,
-    /// Whether somebody waits for the end.
-    is_hurried: Arc<AtomicBool>,
     /// That nobody raises: whoever waits for it rests.
     nothing: Arc<dyn Signal>,
     working_since: Duration,
@@ -35,8 +27,8 @@ pub(crate) struct Rests {
 
 impl Rests {
     /// Work begins now.
-    pub(crate) fn begin(env: Arc<dyn Env>, is_hurried: Arc<AtomicBool>) -> Self {
-        Self { nothing: env.signal(), working_since: env.monotonic(), env, is_hurried }
+    pub(crate) fn begin(env: Arc<dyn Env>) -> Self {
+        Self { nothing: env.signal(), working_since: env.monotonic(), env }
     }
 
     /// Blocks for a while, when it is time for a rest and it `has_time` for one.
@@ -45,7 +37,7 @@ impl Rests {
         if worked < WORK {
             return;
         }
-        if !self.is_hurried.load(Ordering::Relaxed) && has_time() {
+        if has_time() {
             self.nothing.wait(Some((worked * RESTS).min(REST_MAX)));
         }
         self.working_since = self.env.monotonic();
@@ -55,7 +47,13 @@ impl Rests {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{io, sync::Mutex, sync::atomic::AtomicU64};
+    use std::{
+        io,
+        sync::{
+            Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
 
     use super::*;
     use crate::env::{Body, Join};
@@ -121,7 +119,7 @@ mod tests {
     #[test]
     fn who_worked_rests_for_longer_than_that_but_never_for_long() {
         let clock = Clock::default();
-        let mut rests = Rests::begin(Arc::new(clock.clone()), Arc::default());
+        let mut rests = Rests::begin(Arc::new(clock.clone()));
         let mut waits_behind = |works: &[u64]| {
             for us in works {
                 clock.pass(*us);
@@ -136,17 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_time_or_is_waited_for_goes_on() {
+    fn who_has_no_time_goes_on() {
         let clock = Clock::default();
-        let is_hurried = Arc::new(AtomicBool::new(false));
-        let mut rests = Rests::begin(Arc::new(clock.clone()), is_hurried.clone());
+        let mut rests = Rests::begin(Arc::new(clock.clone()));
         let mut waits = |has_time: bool| {
             clock.pass(600);
             rests.rest(|| has_time);
             clock.waits()
         };
         assert_eq!((waits(false), waits(true)), (vec![], vec![1_200]), "work that no rest followed does not add up");
-        is_hurried.store(true, Ordering::Relaxed);
-        assert_eq!(waits(true), [0; 0]);
     }
 }

@@ -169,7 +169,8 @@ pub trait Engine: Send + Sync + 'static {
 
     /// As [`Engine::checkpoint`]; but first shows `ready` what is going to be durable, when anything is, and waits for
     /// it. After an error of `ready` nothing is durable that was not, and the engine goes on as before. Between small pieces
-    /// of its work, where neither the writer nor a reader waits for it, it calls `rest`: not within what redb does in one step.
+    /// of its work, where neither the writer nor a reader waits for it, it calls `rest`: not within what redb does in one step, nor
+    /// while another caller waits for its end.
     fn checkpoint_when(&self, ready: impl FnOnce(&Self::View) -> Result<()>, rest: Rest) -> Result<Self::View>;
 
     /// What the last checkpoint made durable: what a restart would find. Does not block.

@@ -1,27 +1,40 @@
-//! Whose turn it is to write: a lock whose guard may move to another thread, as a transaction may, and which a
-//! panic of its holder releases rather than poisons, since an unfinished transaction changes nothing.
+//! Whose turn it is: a lock whose guard may move to another thread, as a transaction may, and which a panic of its holder
+//! releases rather than poisons, since an unfinished transaction changes nothing. Whoever has it can learn whether others wait.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    taken: Mutex<bool>,
+    queue: Mutex<Queue>,
     given_back: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    taken: bool,
+    waiting: usize,
 }
 
 impl Turn {
     /// Waits until nobody has the turn, and takes it until the guard is dropped.
     pub(crate) fn take(&self) -> TurnGuard<'_> {
-        let mut taken = self.lock();
-        while *taken {
-            taken = self.given_back.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.lock();
+        queue.waiting += 1;
+        while queue.taken {
+            queue = self.given_back.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        *taken = true;
+        queue.waiting -= 1;
+        queue.taken = true;
         TurnGuard { turn: self }
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether somebody waits for whoever has the turn.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.lock().waiting > 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -33,7 +46,7 @@ pub(crate) struct TurnGuard<'a> {
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        *self.turn.lock() = false;
+        self.turn.lock().taken = false;
         self.turn.given_back.notify_one();
     }
 }

@@ -22,7 +22,7 @@ mod transaction;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use arc_swap::ArcSwap;
@@ -70,8 +70,8 @@ pub struct DiskEngine {
     options: Options,
     published: ArcSwap<Layers>,
     writer: Turn,
-    /// Held while the floor is written.
-    checkpointing: Mutex<()>,
+    /// Whose turn it is to write the floor.
+    checkpointer: Arc<Turn>,
     progress: Progress,
 }
 
@@ -101,7 +101,7 @@ impl DiskEngine {
             options,
             published: ArcSwap::from_pointee(durable(floor)),
             writer: Turn::default(),
-            checkpointing: Mutex::new(()),
+            checkpointer: Arc::default(),
             progress: Progress::default(),
         })
     }
@@ -148,6 +148,16 @@ impl DiskEngine {
         store.floor()
     }
 
+    /// A `rest` for as long as nobody waits for the checkpoint's end: what comes next may be a snapshot, or a stop.
+    fn unless_awaited(&self, mut rest: Rest) -> Rest {
+        let checkpointer = self.checkpointer.clone();
+        Box::new(move || {
+            if !checkpointer.is_awaited() {
+                rest();
+            }
+        })
+    }
+
     fn write_new<E: From<Error>>(
         &self,
         rows: impl Iterator<Item = std::result::Result<Row, E>>,
@@ -157,10 +167,6 @@ impl DiskEngine {
         let staged = store.stage(rows.map(|row| row.map(|(key, value)| (key, Some(value)))))?;
         store.seal(staged)?;
         Ok(Arc::new(store))
-    }
-
-    fn checkpointing(&self) -> MutexGuard<'_, ()> {
-        self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,7 +186,7 @@ impl Engine for DiskEngine {
         &self,
         rows: impl Iterator<Item = std::result::Result<Row, E>>,
     ) -> std::result::Result<(), E> {
-        let _one_at_a_time = self.checkpointing();
+        let _one_at_a_time = self.checkpointer.take();
         let store = match self.write_new(rows) {
             Ok(store) => store,
             Err(error) => {
@@ -197,17 +203,21 @@ impl Engine for DiskEngine {
     }
 
     fn checkpoint_when(&self, ready: impl FnOnce(&DiskView) -> Result<()>, rest: Rest) -> Result<DiskView> {
-        let _one_at_a_time = self.checkpointing();
+        let _one_at_a_time = self.checkpointer.take();
         let Some((frozen, floor)) = self.freeze() else {
             return Ok(self.checkpointed());
         };
-        let upcoming = Layers { active: Layer::default(), frozen: Some(frozen.clone()), floor: floor.clone() };
-        let is_ready = ready(&DiskView(Arc::new(upcoming)));
-        let resting = floor.store().resting(rest);
-        match is_ready.and_then(|()| self.write(floor.store(), &frozen)) {
+        let store = floor.store().clone();
+        // Not kept any longer: the pages that a floor shows cannot be written anew.
+        let is_ready = {
+            let upcoming = Layers { active: Layer::default(), frozen: Some(frozen.clone()), floor };
+            ready(&DiskView(Arc::new(upcoming)))
+        };
+        let resting = store.resting(self.unless_awaited(rest));
+        match is_ready.and_then(|()| self.write(&store, &frozen)) {
             Ok(floor) => {
                 let floor = Arc::new(floor);
-                self.progress.end(frozen.bytes(), floor.store().written_bytes());
+                self.progress.end(frozen.bytes(), store.written_bytes());
                 self.sink(floor.clone());
                 frozen.free(&mut || resting.rest());
                 Ok(DiskView(Arc::new(durable(floor))))
@@ -246,4 +256,51 @@ fn install(disk: &dyn Disk, dir: &Path) -> Result<()> {
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { what, path: path.display().to_string(), source }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{
+        sync::{
+            atomic::{AtomicU32, Ordering},
+            mpsc,
+        },
+        thread,
+    };
+
+    use super::*;
+    use crate::{
+        engine::{Read, Transaction},
+        fs::faulty::FaultyDisk,
+    };
+
+    #[test]
+    fn a_checkpoint_that_is_waited_for_rests_no_more() {
+        let engine = DiskEngine::open(Arc::new(FaultyDisk::new()), Path::new("/store"), Options::default()).unwrap();
+        let mut transaction = engine.begin();
+        (0..1_000_u32).for_each(|number| transaction.put(&number.to_be_bytes(), b"old"));
+        transaction.commit().unwrap();
+        let (rests, checkpointer) = (Arc::new(AtomicU32::new(0)), engine.checkpointer.clone());
+        let (has_begun, begins) = mpsc::channel();
+        let rest = {
+            let rests = rests.clone();
+            move || {
+                rests.fetch_add(1, Ordering::Relaxed);
+                has_begun.send(()).unwrap();
+                while !checkpointer.is_awaited() {
+                    thread::yield_now();
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let checkpoint = scope.spawn(|| engine.checkpoint_when(|_| Ok(()), Box::new(rest)));
+            begins.recv().unwrap();
+            engine.replace(std::iter::once(Ok::<_, Error>((b"key"[..].into(), b"new"[..].into())))).unwrap();
+            checkpoint.join().unwrap().unwrap();
+        });
+        assert_eq!(rests.load(Ordering::Relaxed), 1, "of more than a thousand");
+        assert_eq!(engine.view().get(b"key").unwrap().as_deref(), Some(&b"new"[..]));
+        assert_eq!(engine.view().get(&7_u32.to_be_bytes()).unwrap(), None);
+    }
 }
