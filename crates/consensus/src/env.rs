@@ -33,14 +33,19 @@ pub trait Env: Send + Sync + fmt::Debug + 'static {
     fn random_u64(&self) -> u64;
 }
 
-/// Runs what blocks where it blocks no task, and answers what it answers; it goes on when nobody waits any more.
+/// Runs what blocks where it blocks no task, and answers what it answers. It begins at once, and goes on when nobody waits
+/// any more.
 ///
 /// # Panics
 /// When `work` does.
-pub async fn blocking<T: Send + 'static>(env: &dyn Env, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn blocking<T, F>(env: &dyn Env, work: F) -> impl Future<Output = T> + use<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
     let (body, answer) = answered(work);
     env.run_blocking(body);
-    answer.await.expect(OUTLIVES)
+    async move { answer.await.expect(OUTLIVES) }
 }
 
 /// As [`blocking`], but [in the background](Env::run_in_background).

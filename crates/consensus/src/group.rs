@@ -39,6 +39,7 @@ use crate::{
     opening::{self, check_that_state_is_ours, join_log_and_state},
     purge::Pins,
     read::Reads,
+    reapply::reapply,
     room::Room,
     state_machine::{Machine, Samples},
     submit::Submitter,
@@ -176,7 +177,10 @@ impl<E: Engine> Group<E> {
             pins: Pins::default(),
             cuts: Cuts::default(),
         };
-        let machine = Machine::new(machine, gate.clone(), local_log.clone(), source.pins.clone(), env.clone());
+        let mut machine = Machine::new(machine, gate.clone(), local_log.clone(), source.pins.clone(), env.clone());
+        reapply(&mut machine, &mut log, &env)
+            .await
+            .map_err(|error| format!("the {} group cannot start: {error}", options.name()))?;
         let (samples, installs) = (machine.samples(), machine.installs());
         let peers = Peers::new(options.group, options.member, wire.clone());
         let contact = Arc::<Contact>::default();

@@ -3,7 +3,8 @@
 //! - `group` is the whole; `types` what it speaks of; `error` how it refuses.
 //! - `submit` is the way in, which `gate` and `room` keep, `read` the way out, `state_machine` the middle.
 //! - `log` holds the two logs, `checkpoint`, `purge` and `lag` keep them short, `watchdog` minds their disk, `transport` carries
-//!   them to peers; `opening` is what must hold between log and state when a group starts.
+//!   them to peers; `opening` is what must hold between log and state when a group starts, `reapply` brings the state to where
+//!   the log is.
 //! - `env` hands in the clock, randomness and threads.
 
 mod checkpoint;
@@ -24,6 +25,7 @@ mod membership;
 mod opening;
 mod purge;
 mod read;
+mod reapply;
 mod rests;
 mod room;
 pub mod snapshot;

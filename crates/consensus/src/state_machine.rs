@@ -25,12 +25,12 @@ use openraft::{
 use state::{
     Fault,
     applied::Applied,
-    apply::{Applying, Payload, StateMachine},
+    apply::{Applying, Payload, Shared, StateMachine},
     hash::StateHash,
     outcome::Outcome,
     query::Reader,
 };
-use storage::{Engine, View};
+use storage::{Ahead, Engine, View};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
@@ -107,6 +107,21 @@ impl<E: Engine> Machine<E> {
         self.samples.clone()
     }
 
+    /// Where the state stands.
+    pub(crate) fn applied(&self) -> &Applied {
+        self.inner.applied()
+    }
+
+    /// What readers on other threads hold of the state.
+    pub(crate) fn shared(&self) -> Shared<E> {
+        self.inner.shared()
+    }
+
+    /// Applies what follows in the log, all in one transaction, before the group starts: nothing else needs the thread.
+    pub(crate) fn reapply(&mut self, entries: Vec<Entry>, ahead: Ahead<E::View>) -> Result<(), Fault> {
+        self.apply_chunk(entries.into_iter().map(|entry| (entry, None)).collect(), Some(ahead))
+    }
+
     /// As [`Machine::apply_chunk`], without that the group's other tasks wait for a slow disk: they share a thread with this one,
     /// and while the disk is slow, another takes over from it.
     fn apply_beside_others(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<(), Fault> {
@@ -114,17 +129,24 @@ impl<E: Engine> Machine<E> {
         // A runtime on one thread alone, as tests and simulations have it, has none to take over.
         let may_hand_over = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
         let applied = if self.is_slow && may_hand_over {
-            tokio::task::block_in_place(|| self.apply_chunk(chunk))
+            tokio::task::block_in_place(|| self.apply_chunk(chunk, None))
         } else {
-            self.apply_chunk(chunk)
+            self.apply_chunk(chunk, None)
         };
         self.is_slow = self.env.monotonic().saturating_sub(began) > SLOW;
         applied
     }
 
     /// Applies `chunk` in one transaction, then answers its proposers.
-    fn apply_chunk(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<(), Fault> {
-        let mut transaction = self.inner.begin();
+    fn apply_chunk(
+        &mut self,
+        chunk: Vec<EntryResponder<TypeConfig>>,
+        ahead: Option<Ahead<E::View>>,
+    ) -> Result<(), Fault> {
+        let mut transaction = match ahead {
+            Some(ahead) => self.inner.begin_with(ahead),
+            None => self.inner.begin(),
+        };
         let mut answers = Vec::with_capacity(chunk.len());
         let mut applied = Vec::with_capacity(chunk.len());
         let mut bytes = 0;
@@ -279,7 +301,7 @@ impl<E: Engine> RaftSnapshotBuilder<TypeConfig> for Checkpoint<E> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use futures_util::stream;
     use openraft::{
         StorageError,
@@ -299,7 +321,7 @@ mod tests {
         }
     }
 
-    fn machine<E: Engine>(engine: E) -> Machine<E> {
+    pub(crate) fn machine<E: Engine>(engine: E) -> Machine<E> {
         let never = CheckpointPolicy { applied_bytes: u64::MAX, interval: Duration::MAX, dirty_bytes_max: u64::MAX };
         let gate = Arc::new(Gate::new(never, Arc::new(|| false)));
         let machine = StateMachine::open(Arc::new(engine), Keyspace::Cache).unwrap();

@@ -20,7 +20,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use storage::{Engine, KeyRange, Read};
+use storage::{Ahead, Engine, KeyRange, Read};
 
 use crate::{
     applied::{Applied, Membership},
@@ -75,13 +75,12 @@ impl<E: Engine> StateMachine<E> {
 
     /// Begins one engine transaction for as many entries as the caller has at hand.
     pub fn begin(&mut self) -> Applying<'_, E> {
-        Applying {
-            rows: Rows::new(self.shared.engine.begin(), self.applied.state_hash, self.applied.totals),
-            next: self.applied.clone(),
-            control_changed: false,
-            control_version: &self.shared.control_version,
-            applied: &mut self.applied,
-        }
+        Applying::new(self.shared.engine.begin(), &self.shared.control_version, &mut self.applied)
+    }
+
+    /// As [`StateMachine::begin`], with what [`Shared::look_ahead`] has found.
+    pub fn begin_with(&mut self, ahead: Ahead<E::View>) -> Applying<'_, E> {
+        Applying::new(self.shared.engine.begin_with(ahead), &self.shared.control_version, &mut self.applied)
     }
 
     /// Replaces the whole state by a snapshot's, whose bytes come in pieces of any size. After an error the state is
@@ -128,6 +127,21 @@ impl<E: Engine> Shared<E> {
     /// A reader of a view of this state's engine.
     pub fn reader_of(&self, view: E::View) -> Reader<E::View> {
         Reader::new(view, self.keyspace)
+    }
+
+    /// Looks up the rows that tenants' writes of `batches` are about, up to so many bytes, as the last checkpoint left them: for
+    /// another thread than the one that applies what comes before.
+    pub fn look_ahead<'a>(
+        &self,
+        batches: impl Iterator<Item = &'a Batch>,
+        bytes_max: usize,
+    ) -> Result<Ahead<E::View>, Fault> {
+        let writes = batches
+            .flat_map(|batch| &batch.commands)
+            .filter_map(|command| write_of(self.keyspace, command))
+            .flat_map(|(data, _)| data.writes.iter().map(|write| (data.scope, write.key())));
+        let keys = writes.map(|(scope, key)| layout::value_key(self.keyspace, scope, key.as_bytes()));
+        Ok(Ahead::look_up(self.engine.checkpointed(), keys, bytes_max)?)
     }
 
     /// The part of [`StateMachine::install`] that takes long, for a thread that may block: the engine's content is
@@ -178,7 +192,17 @@ pub struct Applying<'a, E: Engine> {
     applied: &'a mut Applied,
 }
 
-impl<E: Engine> Applying<'_, E> {
+impl<'a, E: Engine> Applying<'a, E> {
+    fn new(transaction: E::Transaction<'a>, control_version: &'a AtomicU64, applied: &'a mut Applied) -> Self {
+        Self {
+            rows: Rows::new(transaction, applied.state_hash, applied.totals),
+            next: applied.clone(),
+            control_changed: false,
+            control_version,
+            applied,
+        }
+    }
+
     /// Applies one entry, and answers one outcome a command, in order. After a fault, drop this and stop the node.
     pub fn apply(&mut self, position: Position, payload: Payload<'_>) -> Result<Vec<Outcome>, Fault> {
         if let Some(applied) = self.next.position

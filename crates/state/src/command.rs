@@ -104,6 +104,15 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// The key that it is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Bump { key, .. } => key,
+        }
+    }
+}
+
 /// What must hold for a write to happen: set, set-if-absent and compare-and-swap are one write with a condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {

@@ -9,6 +9,8 @@
 
 use std::sync::Arc;
 
+use crate::ahead::Ahead;
+
 /// A row's key or value: immutable and shared, so that a view costs no copies.
 pub type Bytes = Arc<[u8]>;
 
@@ -151,6 +153,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Begins the one transaction. Waits while another is open.
     fn begin(&self) -> Self::Transaction<'_>;
+
+    /// As [`Engine::begin`], with rows that were looked up ahead. It is never wrong to: those that are not what is durable any
+    /// more are of no use. An engine in which nothing takes long to look up has none for them.
+    fn begin_with(&self, ahead: Ahead<Self::View>) -> Self::Transaction<'_> {
+        drop(ahead);
+        self.begin()
+    }
 
     /// Replaces the whole map, atomically: after an error the map is as before. A durable engine returns when
     /// the new content is durable. `rows` come in ascending order of their keys; its error type is the caller's.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io::ErrorKind, path::Path, sync::Arc};
 
 use proptest::{collection::vec, prelude::*};
 use storage::{
-    Bytes, DiskEngine, Engine, Error, KeyRange, MemoryEngine, Read, Transaction, View, disk::Options,
+    Ahead, Bytes, DiskEngine, Engine, Error, KeyRange, MemoryEngine, Read, Transaction, View, disk::Options,
     fs::faulty::FaultyDisk,
 };
 
@@ -22,6 +22,8 @@ enum Phase {
     Checkpoint,
     Replace(Model),
     HoldView,
+    /// Looks up rows for the next transaction, which may come behind anything.
+    LookAhead(Vec<Bytes>),
     Close,
     /// Dies; the seed chooses what of the unsynced survives, none keeps nothing.
     Crash(Option<u64>),
@@ -34,6 +36,7 @@ enum Phase {
 enum Step {
     Put(Bytes, Bytes),
     Delete(Bytes),
+    Get(Bytes),
     Savepoint,
     Rollback,
     Scan(KeyRange),
@@ -64,6 +67,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (keys(), values()).prop_map(|(key, value)| Step::Put(key, value)),
         4 => keys().prop_map(Step::Delete),
+        4 => keys().prop_map(Step::Get),
         1 => Just(Step::Savepoint),
         1 => Just(Step::Rollback),
         1 => ranges().prop_map(Step::Scan),
@@ -78,6 +82,7 @@ fn phases() -> impl Strategy<Value = Vec<Phase>> {
         5 => Just(Phase::Checkpoint),
         1 => models().prop_map(Phase::Replace),
         2 => Just(Phase::HoldView),
+        6 => vec(keys(), 0..30).prop_map(Phase::LookAhead),
         1 => Just(Phase::Close),
         2 => seed().prop_map(Phase::Crash),
         2 => (0u64..60, seed()).prop_map(|(at, seed)| Phase::CrashInCheckpoint(at, seed)),
@@ -124,17 +129,26 @@ struct History<E: Engine> {
     committed: Model,
     durable: Model,
     held: Vec<(E::View, Model)>,
+    ahead: Option<Ahead<E::View>>,
 }
 
 impl<E: Engine> History<E> {
     fn new(engine: E) -> Self {
-        Self { engine, committed: Model::new(), durable: Model::new(), held: Vec::new() }
+        Self::after(engine, Model::new())
+    }
+
+    /// An engine that has just been opened, and holds `durable`.
+    fn after(engine: E, durable: Model) -> Self {
+        Self { engine, committed: durable.clone(), durable, held: Vec::new(), ahead: None }
     }
 
     fn transaction(&mut self, steps: &[Step], commit: bool) {
         let mut model = self.committed.clone();
         let mut savepoints = Vec::new();
-        let mut transaction = self.engine.begin();
+        let mut transaction = match self.ahead.take() {
+            Some(ahead) => self.engine.begin_with(ahead),
+            None => self.engine.begin(),
+        };
         for step in steps {
             match step {
                 Step::Put(key, value) => {
@@ -145,6 +159,7 @@ impl<E: Engine> History<E> {
                     transaction.delete(key);
                     model.remove(key);
                 }
+                Step::Get(key) => assert_eq!(transaction.get(key).unwrap().as_ref(), model.get(key)),
                 Step::Savepoint => savepoints.push((transaction.savepoint(), model.clone())),
                 Step::Rollback => {
                     if let Some((savepoint, then)) = savepoints.pop() {
@@ -176,6 +191,10 @@ impl<E: Engine> History<E> {
                 (self.committed, self.durable) = (model.clone(), model.clone());
             }
             Phase::HoldView => self.held.push((self.engine.view(), self.committed.clone())),
+            Phase::LookAhead(keys) => {
+                let keys = keys.iter().map(|key| key.to_vec());
+                self.ahead = Some(Ahead::look_up(self.engine.checkpointed(), keys, 1 << 16).unwrap());
+            }
             Phase::Close | Phase::Crash(_) | Phase::CrashInCheckpoint(..) | Phase::CrashInReplace(..) => return false,
         }
         true
@@ -225,7 +244,11 @@ impl Mortal {
                 }
                 self.reopen(Some(*seed))
             }
-            Phase::Transaction { .. } | Phase::Checkpoint | Phase::Replace(_) | Phase::HoldView => unreachable!(),
+            Phase::Transaction { .. }
+            | Phase::Checkpoint
+            | Phase::Replace(_)
+            | Phase::HoldView
+            | Phase::LookAhead(_) => unreachable!(),
         }
     }
 
@@ -238,7 +261,7 @@ impl Mortal {
         let engine = open(&self.disk);
         let found: Model = engine.view().scan(KeyRange::prefix(b"")).collect::<Result<_, _>>().unwrap();
         assert!(found == before || found == *after, "found neither what was nor what was to be");
-        self.history = History { engine, committed: found.clone(), durable: found, held: Vec::new() };
+        self.history = History::after(engine, found);
         self
     }
 
@@ -248,9 +271,9 @@ impl Mortal {
             crash(&self.disk, seed);
         }
         let durable = self.history.durable;
-        drop((self.history.engine, self.history.held));
+        drop((self.history.engine, self.history.held, self.history.ahead));
         let engine = open(&self.disk);
-        self.history = History { engine, committed: durable.clone(), durable, held: Vec::new() };
+        self.history = History::after(engine, durable);
         self
     }
 }

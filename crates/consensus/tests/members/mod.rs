@@ -181,6 +181,10 @@ pub fn setnx(key: &str, value: &str) -> Command {
     command(Write::Put { key: Key::new(key, 100).unwrap(), value, condition: Condition::Absent })
 }
 
+pub fn delete(key: &str) -> Command {
+    command(Write::Delete { key: Key::new(key, 100).unwrap(), condition: Condition::Always })
+}
+
 pub fn bump(key: &str) -> Command {
     command(Write::Bump { key: Key::new(key, 100).unwrap(), delta: 1 })
 }

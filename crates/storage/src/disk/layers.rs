@@ -60,13 +60,13 @@ pub(super) struct Layers {
 
 impl Layers {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        if let Some(change) = self.active.changes.get(key) {
-            return Ok(change);
-        }
-        if let Some(change) = self.frozen.as_ref().and_then(|frozen| frozen.changes.get(key)) {
-            return Ok(change);
-        }
-        self.floor.get(key)
+        self.change(key).map_or_else(|| self.floor.get(key), Ok)
+    }
+
+    /// What is known of `key` above the floor.
+    pub(super) fn change(&self, key: &[u8]) -> Option<Change> {
+        let frozen = || self.frozen.as_ref().and_then(|frozen| frozen.changes.get(key));
+        self.active.changes.get(key).or_else(frozen)
     }
 
     /// The rows of `range`, one after the other.
@@ -101,6 +101,13 @@ impl Layers {
 /// checkpoints of its lifetime cannot reuse, so that the file grows by what they write.
 #[derive(Clone, Debug)]
 pub struct DiskView(pub(super) Arc<Layers>);
+
+impl DiskView {
+    /// Whether it shows what is in `floor`, and nothing else.
+    pub(super) fn is_of_floor(&self, floor: &Arc<Floor>) -> bool {
+        Arc::ptr_eq(&self.0.floor, floor) && self.0.frozen.is_none() && self.0.active.is_empty()
+    }
+}
 
 impl Read for DiskView {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {

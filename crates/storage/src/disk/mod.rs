@@ -37,6 +37,7 @@ pub use self::{
     transaction::{DiskSavepoint, DiskTransaction},
 };
 use crate::{
+    ahead::Ahead,
     engine::{Backlog, Bytes, Engine, Error, Rest, Result, Row},
     fs::Disk,
     tree::Change,
@@ -179,7 +180,11 @@ impl Engine for DiskEngine {
     }
 
     fn begin(&self) -> DiskTransaction<'_> {
-        DiskTransaction::new(self, self.writer.take())
+        DiskTransaction::new(self, self.writer.take(), None)
+    }
+
+    fn begin_with(&self, ahead: Ahead<DiskView>) -> DiskTransaction<'_> {
+        DiskTransaction::new(self, self.writer.take(), Some(ahead))
     }
 
     fn replace<E: From<Error>>(
@@ -207,17 +212,13 @@ impl Engine for DiskEngine {
         let Some((frozen, floor)) = self.freeze() else {
             return Ok(self.checkpointed());
         };
-        let store = floor.store().clone();
-        // Not kept any longer: the pages that a floor shows cannot be written anew.
-        let is_ready = {
-            let upcoming = Layers { active: Layer::default(), frozen: Some(frozen.clone()), floor };
-            ready(&DiskView(Arc::new(upcoming)))
-        };
-        let resting = store.resting(self.unless_awaited(rest));
-        match is_ready.and_then(|()| self.write(&store, &frozen)) {
+        let upcoming = Layers { active: Layer::default(), frozen: Some(frozen.clone()), floor: floor.clone() };
+        let is_ready = ready(&DiskView(Arc::new(upcoming)));
+        let resting = floor.store().resting(self.unless_awaited(rest));
+        match is_ready.and_then(|()| self.write(floor.store(), &frozen)) {
             Ok(floor) => {
                 let floor = Arc::new(floor);
-                self.progress.end(frozen.bytes(), store.written_bytes());
+                self.progress.end(frozen.bytes(), floor.store().written_bytes());
                 self.sink(floor.clone());
                 frozen.free(&mut || resting.rest());
                 Ok(DiskView(Arc::new(durable(floor))))
@@ -267,12 +268,14 @@ mod tests {
             mpsc,
         },
         thread,
+        time::{Duration, Instant},
     };
 
     use super::*;
     use crate::{
         engine::{Read, Transaction},
         fs::faulty::FaultyDisk,
+        memory::MemoryEngine,
     };
 
     #[test]
@@ -288,7 +291,9 @@ mod tests {
             move || {
                 rests.fetch_add(1, Ordering::Relaxed);
                 has_begun.send(()).unwrap();
+                let until = Instant::now() + Duration::from_secs(30);
                 while !checkpointer.is_awaited() {
+                    assert!(Instant::now() < until, "nobody waits");
                     thread::yield_now();
                 }
             }
@@ -302,5 +307,47 @@ mod tests {
         assert_eq!(rests.load(Ordering::Relaxed), 1, "of more than a thousand");
         assert_eq!(engine.view().get(b"key").unwrap().as_deref(), Some(&b"new"[..]));
         assert_eq!(engine.view().get(&7_u32.to_be_bytes()).unwrap(), None);
+    }
+
+    /// With other rows than those that are there, it shows which of the two a transaction asks.
+    #[test]
+    fn rows_looked_up_ahead_count_until_they_are_changed_or_another_checkpoint_has_been_made() {
+        let engine = DiskEngine::open(Arc::new(FaultyDisk::new()), Path::new("/store"), Options::default()).unwrap();
+        let put = |key: &[u8], value: &[u8]| {
+            let mut transaction = engine.begin();
+            transaction.put(key, value);
+            transaction.commit().unwrap();
+        };
+        let lying = MemoryEngine::new();
+        let mut lies = lying.begin();
+        ["kept", "changed", "removed"].iter().for_each(|key| lies.put(key.as_bytes(), b"ahead"));
+        lies.commit().unwrap();
+        let ahead = || {
+            let keys = ["kept", "changed", "removed", "none"].map(|key| key.as_bytes().to_vec());
+            Ahead::look_up(lying.view(), keys.into_iter(), 1_000).unwrap().seen_in(engine.checkpointed())
+        };
+        let found = |ahead: Ahead<DiskView>| {
+            let transaction = engine.begin_with(ahead);
+            ["kept", "changed", "removed", "none"].map(|key| {
+                let value = transaction.get(key.as_bytes()).unwrap();
+                value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+            })
+        };
+        let some = |value: &str| Some(value.to_owned());
+        put(b"kept", b"there");
+        put(b"removed", b"there");
+        engine.checkpoint().unwrap();
+        put(b"changed", b"later");
+        let mut transaction = engine.begin();
+        transaction.delete(b"removed");
+        transaction.commit().unwrap();
+        let before = ahead();
+        assert_eq!(found(ahead()), [some("ahead"), some("later"), None, None]);
+        engine.checkpoint().unwrap();
+        assert_eq!(found(before), [some("there"), some("later"), None, None]);
+        put(b"beside", b"1");
+        let not_durable =
+            Ahead::look_up(lying.view(), [b"kept".to_vec()].into_iter(), 1_000).unwrap().seen_in(engine.view());
+        assert_eq!(found(not_durable), [some("there"), some("later"), None, None]);
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{
     DiskEngine,
-    layers::{Layer, Layers},
+    layers::{DiskView, Layer, Layers},
 };
 use crate::{
+    ahead::Ahead,
     engine::{Bytes, KeyRange, Read, Result, Row, Transaction},
     turn::TurnGuard,
 };
@@ -16,6 +17,8 @@ use crate::{
 pub struct DiskTransaction<'a> {
     engine: &'a DiskEngine,
     layers: Layers,
+    /// Rows of the floor that need not be looked up.
+    ahead: Option<Ahead<DiskView>>,
     _turn: TurnGuard<'a>,
 }
 
@@ -24,15 +27,23 @@ pub struct DiskTransaction<'a> {
 pub struct DiskSavepoint(Layer);
 
 impl<'a> DiskTransaction<'a> {
-    pub(super) fn new(engine: &'a DiskEngine, turn: TurnGuard<'a>) -> Self {
+    pub(super) fn new(engine: &'a DiskEngine, turn: TurnGuard<'a>, ahead: Option<Ahead<DiskView>>) -> Self {
         // Whoever changes the published layers takes the turn first: they stand still until the commit.
-        Self { engine, layers: Layers::clone(&engine.published.load()), _turn: turn }
+        let layers = Layers::clone(&engine.published.load());
+        let ahead = ahead.filter(|ahead| ahead.durable().is_of_floor(&layers.floor));
+        Self { engine, layers, ahead, _turn: turn }
     }
 }
 
 impl Read for DiskTransaction<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.layers.get(key)
+        if let Some(change) = self.layers.change(key) {
+            return Ok(change);
+        }
+        match self.ahead.as_ref().and_then(|ahead| ahead.get(key)) {
+            Some(value) => Ok(value.clone()),
+            None => self.layers.floor.get(key),
+        }
     }
 
     fn scan(&self, range: KeyRange) -> impl Iterator<Item = Result<Row>> + Send + '_ {
