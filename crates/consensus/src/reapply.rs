@@ -64,6 +64,7 @@ pub(crate) async fn reapply<E: Engine, L: RaftLogStorage<TypeConfig>>(
         (pieces, upcoming) = begun.await;
         applied.map_err(io::Error::other)?;
     }
+    tracing::info!(entries = done.entries, rows_ahead = done.rows_ahead, "re-applied");
     Ok(done)
 }
 
