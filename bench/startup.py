@@ -1,6 +1,6 @@
 """How long a start takes after an orderly end, and after SIGKILL just before a checkpoint would have ended"""
 
-import signal, statistics, subprocess, time
+import shutil, signal, statistics, subprocess, time
 
 import load, peers
 from fill import fill
@@ -27,33 +27,38 @@ COLUMNS = [("ended by", "way", None), ("checkpoint_bytes, MiB", "checkpoint_mib"
 
 def estimate(arguments):
     # Two checkpoints, at some 5 MiB of log a second.
-    return (arguments.keys or [KEYS])[0] / 20_000 + arguments.rounds * (20 + 2 * 48 / 5 + 2 * 256 / 5)
+    other_starts_s = 15 * (len(arguments.builds) + 1) if arguments.builds else 0
+    return (arguments.keys or [KEYS])[0] / 20_000 + arguments.rounds * (20 + 2 * 48 / 5 + 2 * 256 / 5 + other_starts_s)
 
 
 def run(context):
     count = (context.arguments.keys or [KEYS])[0]
-    found = {way: [] for way in WAYS}
+    found = {}
     try:
         with peers.One("insid", context.scratch, WAYS["SIGTERM"][1]) as node:
             fill(node, "vs", count, VALUE_BYTES, context.scratch, context.deadline)
             for number in range(context.arguments.rounds):
                 for way in WAYS:
                     print(f"  round {number + 1} of {context.arguments.rounds}: {way}", flush=True)
-                    found[way].append(end_and_start(node, context, count, *WAYS[way]))
+                    for program, start in end_and_start(node, context, count, number, *WAYS[way]):
+                        found.setdefault((way, program), []).append(start)
     except OutOfTime:
         context.note("The time was over before the last round.")
     rows = []
-    for way, starts in found.items():
-        if starts:
-            took, log, resident = ([start[place] for start in starts] for place in range(3))
-            rows.append({"way": way, "checkpoint_mib": WAYS[way][1]["checkpoint_bytes"] / MIB, "log_mib": statistics.median(log),
-                         "median_ms": statistics.median(took), "worst_ms": max(took), "resident_mib": statistics.median(resident),
-                         "starts": len(starts), "each_ms": took})
-    return [Table(f"From exec until a node with {count:,} keys serves linearizable reads, ended under durable sets", COLUMNS, rows)]
+    for (way, program), starts in found.items():
+        took, log, resident = ([start[place] for start in starts] for place in range(3))
+        rows.append({"way": way, "program": program, "checkpoint_mib": WAYS[way][1]["checkpoint_bytes"] / MIB,
+                     "log_mib": statistics.median(log), "median_ms": statistics.median(took), "worst_ms": max(took),
+                     "resident_mib": statistics.median(resident), "starts": len(starts), "each_ms": took})
+    columns = COLUMNS[:1] + [("started by", "program", None)] + COLUMNS[1:] if context.arguments.builds else COLUMNS
+    return [Table(f"From exec until a node with {count:,} keys serves linearizable reads, ended under durable sets", columns, rows)]
 
 
-def end_and_start(node, context, count, kind, settings):
-    """The milliseconds that the start takes, and the MiB of the log before and of resident memory behind it."""
+def end_and_start(node, context, count, number, kind, settings):
+    """Who starts, the milliseconds that it takes, and the MiB of the log before and of resident memory behind it.
+
+    Where there are other builds, each starts with a copy of what was left, and so does this one; each at each place in turn.
+    """
     data = context.scratch / "insid"
     node.stop()
     start(node, data, settings)
@@ -70,14 +75,25 @@ def end_and_start(node, context, count, kind, settings):
     finally:
         wrk.kill()
         wrk.wait()
-    log_bytes = sum(path.stat().st_size for path in (data / "log").iterdir())
-    return start(node, data, settings) * 1000, log_bytes / MIB, node.resident_bytes() / MIB
+    log_mib = sum(path.stat().st_size for path in (data / "log").iterdir()) / MIB
+    builds = [None, *context.arguments.builds]
+    starts, copy = [], context.scratch / "copy"
+    for build in builds[number % len(builds):] + builds[:number % len(builds)] if len(builds) > 1 else []:
+        shutil.copytree(data, copy)
+        # What was just written does not go to the disk while the start is measured.
+        subprocess.run(["sync"], check=True)
+        took = start(node, copy, settings, build)
+        starts.append((peers.build(build) if build else "insid", (took * 1000, log_mib, node.resident_bytes() / MIB)))
+        node.processes[0].kill()
+        shutil.rmtree(copy)
+    took = start(node, data, settings)
+    return starts or [("insid", (took * 1000, log_mib, node.resident_bytes() / MIB))]
 
 
-def start(node, data, settings):
+def start(node, data, settings, build=None):
     """Seconds."""
     began = time.monotonic()
-    node.processes[0], addresses = peers.insid_dev(data, settings)
+    node.processes[0], addresses = peers.insid_dev(data, settings, build and build / "insid")
     took = time.monotonic() - began
     node.address, node.private = addresses["public"], addresses["private"]
     return took

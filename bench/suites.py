@@ -134,8 +134,8 @@ def goals(rows):
     return [Table("What the goals are about", columns, found)]
 
 
-# Those that ask one node beside its peers.
-TAKE_BUILDS = ("table", "sizes", "connections", "keys", "mixes", "hot", "iterate")
+# Those that ask one node, beside its peers or alone.
+TAKE_BUILDS = ("table", "sizes", "connections", "keys", "mixes", "hot", "iterate", "startup")
 ROUNDS = {plan.__name__: Matrix(plan) for plan in (sizes, connections, keys, mixes, hot, iterate, tenants, cluster)}
 SUITES = {"table": Matrix(table, goals), **ROUNDS, "memory": memory, "latency": latency, "startup": startup,
           "failover": failover, "rebuild": rebuild}
