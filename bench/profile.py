@@ -5,7 +5,8 @@
 
 Told is what is spent in a function and in all that it calls, in microseconds of one operation, for each kind of thread: the
 share of the samples, of the CPU time that the node's process took for each operation meanwhile. It needs `perf` (Debian's
-linux-perf) and the right to use it, and a release build.
+linux-perf) and the right to use it. In a release functions are merged across crates, and only the threads can be told apart:
+for the layers give it a build of the profile quick, as `INSIDB_BENCH_BIN_DIR=target/quick`.
 """
 
 import argparse, pathlib, re, subprocess, tempfile, threading
